@@ -1,0 +1,18 @@
+/* Needs a server of ABI 1.999: refused. */
+#include "appserver.h"
+
+static appserver_status handle(void *module, void *worker, appserver_call *call) {
+    (void)module, (void)worker, (void)call;
+    return APPSERVER_E_FAILED;
+}
+
+const appserver_module *appserver_module_v1(void) {
+    static const appserver_module module = {
+        APPSERVER_MODULE_DEFAULTS,
+        .name = APPSERVER_STR_INIT("min_host_minor"),
+        .version = APPSERVER_STR_INIT("1.0"),
+        .min_host_minor = 999,
+        .handle = handle,
+    };
+    return &module;
+}
