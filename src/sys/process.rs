@@ -1,0 +1,189 @@
+//! Processes: forking, looking after children, ending.
+//!
+//! Takes closures and pids; gives typed outcomes. Whom to fork and when to kill is the master's business. Forking is
+//! only sound while the process has one thread; [`fork`] checks that.
+#![allow(unsafe_code)]
+
+use super::fd::check;
+use super::signal::Blocked;
+use nix::sys::wait::WaitPidFlag;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// A process id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Pid(i32);
+
+impl Pid {
+    /// From its number.
+    pub fn from_raw(pid: i32) -> Self {
+        Self(pid)
+    }
+
+    /// As a number.
+    pub fn as_raw(self) -> i32 {
+        self.0
+    }
+
+    /// This process.
+    pub fn this() -> Self {
+        Self(nix::unistd::getpid().as_raw())
+    }
+
+    /// The parent as it is now.
+    pub fn parent() -> Self {
+        Self(nix::unistd::getppid().as_raw())
+    }
+
+    /// Whether some process has this id (kill(2) with signal 0).
+    pub fn is_alive(self) -> bool {
+        self.0 > 0 && nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.0), None) != Err(nix::errno::Errno::ESRCH)
+    }
+}
+
+impl std::fmt::Display for Pid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It called exit with this code.
+    Exited(i32),
+    /// It was killed by this signal.
+    Killed(i32),
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exited(code) => write!(f, "exited with code {code}"),
+            Self::Killed(number) => match nix::sys::signal::Signal::try_from(*number) {
+                Ok(signal) => write!(f, "killed by {signal}"),
+                Err(_) => write!(f, "killed by signal {number}"),
+            },
+        }
+    }
+}
+
+impl Outcome {
+    /// As the end of a sentence that begins with the child.
+    pub fn told(self) -> String {
+        match self {
+            Self::Exited(_) => self.to_string(),
+            Self::Killed(_) => format!("was {self}"),
+        }
+    }
+}
+
+/// Code of a child whose life ended in a panic.
+pub const PANICKED: i32 = 101;
+
+/// Forks a child that lives `life` and ends with the code it gives, without running anything of the parent's: no
+/// destructors, no atexit handlers.
+///
+/// The child starts with all signals blocked; `life` restores them through the mask it is given, once it has its own
+/// handlers. Refused when another thread runs, since a lock it holds would be held in the child for ever.
+pub fn fork(life: impl FnOnce(Blocked) -> i32) -> io::Result<Pid> {
+    if threads()? != 1 {
+        return Err(io::Error::other("a thread runs in the process that forks"));
+    }
+    let mask = Blocked::all()?;
+    // SAFETY: this process has one thread, checked above, so the child finds every lock free and may run any code.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Parent { child } => Ok(Pid(child.as_raw())),
+        nix::unistd::ForkResult::Child => {
+            let code = catch_unwind(AssertUnwindSafe(|| life(mask))).unwrap_or(PANICKED);
+            end(code)
+        }
+    }
+}
+
+/// Ends this process at once (_exit(2)).
+pub fn end(code: i32) -> ! {
+    // SAFETY: ends the process; nothing runs afterwards.
+    unsafe { libc::_exit(code) }
+}
+
+/// Number of threads of this process.
+pub fn threads() -> io::Result<usize> {
+    // The link count of the folder is two more than its entries and costs one call instead of three.
+    use std::os::unix::fs::MetadataExt;
+    Ok((std::fs::metadata("/proc/self/task")?.nlink() as usize).saturating_sub(2))
+}
+
+/// Looks for a child that has ended without reaping it; None when there is none.
+///
+/// By hand: nix knows no real-time signals, and would fail for ever on a child that was killed by one.
+pub fn look() -> io::Result<Option<(Pid, Outcome)>> {
+    // SAFETY: all zeros is a valid siginfo_t, the one that means "none" (waitid(2)).
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    loop {
+        // SAFETY: the kernel writes to the live struct.
+        let done = unsafe { libc::waitid(libc::P_ALL, 0, &mut info, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) };
+        match check(done) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return Ok(None),
+            Err(error) => return Err(error),
+            Ok(_) => {}
+        }
+        // SAFETY: waitid filled the fields of SIGCHLD, or left zeros.
+        let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+        return Ok(match (pid, info.si_code) {
+            (0, _) => None,
+            (_, libc::CLD_EXITED) => Some((Pid(pid), Outcome::Exited(status))),
+            _ => Some((Pid(pid), Outcome::Killed(status))),
+        });
+    }
+}
+
+/// Whether a terminal sends this process what it sends to its foreground (a resize, say).
+pub fn is_in_foreground() -> bool {
+    let Ok(terminal) = std::fs::File::open("/dev/tty") else {
+        return false;
+    };
+    nix::unistd::tcgetpgrp(&terminal).is_ok_and(|group| group == nix::unistd::getpgrp())
+}
+
+/// Reaps one child that has ended.
+pub fn reap(pid: Pid) {
+    let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid.0), Some(WaitPidFlag::WNOHANG));
+}
+
+/// Kills a child that was not reaped yet, so that its id cannot belong to another process.
+pub fn kill(pid: Pid) {
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.0), nix::sys::signal::Signal::SIGKILL);
+}
+
+/// Has the kernel send TERM to this process when its parent ends (prctl(2)). A change of user clears it, so this
+/// comes after; false when the parent is not `parent` any more, for then the signal will never come.
+pub fn term_when_parent_ends(parent: Pid) -> io::Result<bool> {
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM)?;
+    Ok(Pid::parent() == parent)
+}
+
+/// Has the kernel kill this process when its parent ends; false when the parent is gone already.
+pub fn kill_when_parent_ends(parent: Pid) -> io::Result<bool> {
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+    Ok(Pid::parent() == parent)
+}
+
+/// Raises the soft limit of open files to the hard one.
+pub fn raise_open_files() -> io::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok(())
+}
+
+/// The process's break, its end of heap.
+pub(super) fn heap_end() -> io::Result<u64> {
+    // SAFETY: an increment of zero only asks.
+    let end = unsafe { libc::sbrk(0) };
+    check(if end as isize == -1 { -1 } else { 0 })?;
+    Ok(end as u64)
+}

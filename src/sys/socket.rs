@@ -1,0 +1,195 @@
+//! Stream sockets beyond what std offers: listening with a backlog, accepting, sendfile and the filter on new callers.
+//!
+//! Takes and gives owned descriptors and std's addresses; all sockets are non-blocking and close-on-exec. What is
+//! read from or written to them is the worker's business.
+#![allow(unsafe_code)]
+
+use super::fd::check;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, bind, getpeername,
+    getsockname, getsockopt, listen, setsockopt, shutdown, socket, sockopt,
+};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// The far or near end of a stream socket.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// A Unix socket, by its path; clients mostly have none.
+    Unix(Option<PathBuf>),
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(Some(path)) => write!(f, "unix:{}", path.display()),
+            Self::Unix(None) => f.write_str("unix:"),
+        }
+    }
+}
+
+/// A listening TCP socket with SO_REUSEADDR; an IPv6 one takes IPv6 alone, so that `[::]` and `0.0.0.0` can be bound
+/// side by side.
+pub fn listen_tcp(address: SocketAddr, backlog: u32) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv6() {
+        AddressFamily::Inet6
+    } else {
+        AddressFamily::Inet
+    };
+    let fd = socket(
+        family,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        None,
+    )?;
+    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    if address.is_ipv6() {
+        setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
+    }
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
+    start_listening(&fd, backlog)?;
+    Ok(fd)
+}
+
+/// A listening Unix stream socket; creates the file, with the umask of the process.
+pub fn listen_unix(path: &Path, backlog: u32) -> io::Result<OwnedFd> {
+    let address = UnixAddr::new(path)?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    bind(fd.as_raw_fd(), &address)?;
+    start_listening(&fd, backlog)?;
+    Ok(fd)
+}
+
+fn start_listening(fd: &OwnedFd, backlog: u32) -> io::Result<()> {
+    let backlog = Backlog::new(i32::try_from(backlog).unwrap_or(i32::MAX)).unwrap_or(Backlog::MAXCONN);
+    Ok(listen(fd, backlog)?)
+}
+
+/// Takes one connection from the queue (accept4(2)), non-blocking and close-on-exec.
+pub fn accept(listener: &impl AsFd) -> io::Result<(OwnedFd, Address)> {
+    let mut storage = std::mem::MaybeUninit::<libc::sockaddr_storage>::zeroed();
+    let mut len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    let raw = listener.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes an address of at most `len` bytes into live storage of that size.
+    let fd = check(unsafe { libc::accept4(raw, storage.as_mut_ptr().cast(), &mut len, flags) })?;
+    // SAFETY: `fd` was just created and nobody else owns it.
+    let stream = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: the storage holds the `len` bytes of address that accept4 wrote; the rest is zero.
+    let storage = unsafe { SockaddrStorage::from_raw(storage.as_ptr().cast(), Some(len)) };
+    // A client on an unnamed Unix socket has an address of two bytes, which says no more than its family.
+    Ok((stream, storage.map_or(Address::Unix(None), |storage| address(&storage))))
+}
+
+/// The address of the other end.
+pub fn peer(fd: &impl AsFd) -> io::Result<Address> {
+    Ok(address(&getpeername::<SockaddrStorage>(fd.as_fd().as_raw_fd())?))
+}
+
+/// The address of this end.
+pub fn local(fd: &impl AsFd) -> io::Result<Address> {
+    Ok(address(&getsockname::<SockaddrStorage>(fd.as_fd().as_raw_fd())?))
+}
+
+fn address(storage: &SockaddrStorage) -> Address {
+    if let Some(v4) = storage.as_sockaddr_in() {
+        Address::Tcp(SocketAddr::V4((*v4).into()))
+    } else if let Some(v6) = storage.as_sockaddr_in6() {
+        Address::Tcp(SocketAddr::V6((*v6).into()))
+    } else {
+        Address::Unix(storage.as_unix_addr().and_then(UnixAddr::path).map(Path::to_owned))
+    }
+}
+
+/// The pending error of a socket (SO_ERROR), which asking clears.
+pub fn take_error(fd: &impl AsFd) -> io::Result<Option<io::Error>> {
+    let code = getsockopt(fd, sockopt::SocketError)?;
+    Ok((code != 0).then(|| io::Error::from_raw_os_error(code)))
+}
+
+/// Sends small segments at once (TCP_NODELAY).
+pub fn set_nodelay(fd: &impl AsFd) -> io::Result<()> {
+    Ok(setsockopt(fd, sockopt::TcpNoDelay, &true)?)
+}
+
+/// Copies from a file to a socket inside the kernel, from `offset`, at most `count` bytes; gives how many left.
+pub fn sendfile(socket: &impl AsFd, file: &impl AsFd, offset: u64, count: usize) -> io::Result<usize> {
+    let mut offset = offset as libc::off_t;
+    let (socket, file) = (socket.as_fd().as_raw_fd(), file.as_fd().as_raw_fd());
+    // SAFETY: both descriptors are borrowed for the call and `offset` is live.
+    let sent = unsafe { libc::sendfile(socket, file, &mut offset, count) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// Ends our half of the conversation; the peer may still talk.
+pub fn shutdown_write(fd: &impl AsFd) -> io::Result<()> {
+    Ok(shutdown(fd.as_fd().as_raw_fd(), nix::sys::socket::Shutdown::Write)?)
+}
+
+/// Takes nothing more: on a listening Unix socket new callers are refused while the queue can still be accepted.
+pub fn reset_on_close(fd: &impl AsFd) -> io::Result<()> {
+    let linger = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    Ok(setsockopt(fd, sockopt::Linger, &linger)?)
+}
+
+/// No more is read or accepted.
+pub fn shutdown_read(fd: &impl AsFd) -> io::Result<()> {
+    Ok(shutdown(fd.as_fd().as_raw_fd(), nix::sys::socket::Shutdown::Read)?)
+}
+
+/// Ends both halves; whoever is blocked on the socket wakes.
+pub fn shutdown_both(fd: &impl AsFd) -> io::Result<()> {
+    Ok(shutdown(fd.as_fd().as_raw_fd(), nix::sys::socket::Shutdown::Both)?)
+}
+
+/// Makes a listening TCP socket deaf to new callers while handshakes under way and the queue go on.
+///
+/// A socket filter sees the segment from its TCP header on: byte 13 holds the flags (RFC 9293 3.1), SYN is 0x02 and
+/// ACK 0x10. A bare SYN is dropped, so the caller retries, and meets whoever listens next; all else passes.
+pub fn drop_new_callers(listener: &impl AsFd) -> io::Result<()> {
+    let op = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    };
+    let mut program = [
+        op(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, 13),
+        op(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, 0x12),
+        op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, 0x02),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+    ];
+    let filter = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    let (pointer, len) = (
+        (&raw const filter).cast(),
+        size_of::<libc::sock_fprog>() as libc::socklen_t,
+    );
+    let raw = listener.as_fd().as_raw_fd();
+    // SAFETY: the kernel copies the program, which lives until the call returns.
+    check(unsafe { libc::setsockopt(raw, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, pointer, len) }).map(|_| ())
+}
+
+/// Undoes [`drop_new_callers`]; nothing to undo is fine.
+pub fn let_new_callers_in(listener: &impl AsFd) -> io::Result<()> {
+    let none: libc::c_int = 0;
+    let (pointer, len) = ((&raw const none).cast(), size_of::<libc::c_int>() as libc::socklen_t);
+    let raw = listener.as_fd().as_raw_fd();
+    // SAFETY: the option takes an int that the kernel ignores.
+    match check(unsafe { libc::setsockopt(raw, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, pointer, len) }) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

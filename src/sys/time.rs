@@ -1,0 +1,20 @@
+//! The clock that every deadline and every age is measured with.
+//!
+//! Takes nothing; gives nanoseconds of CLOCK_MONOTONIC, which all processes of one machine share, so that a time
+//! written by a worker can be compared by the master. Wall-clock time is the logs' business, not ours.
+#![allow(unsafe_code)]
+
+use std::time::Duration;
+
+/// Nanoseconds of CLOCK_MONOTONIC (clock_gettime(2)).
+pub fn monotonic_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is a valid timespec that the call only writes; CLOCK_MONOTONIC exists on every Linux.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// A duration in nanoseconds, capped at what 64 bits hold (584 years).
+pub fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
