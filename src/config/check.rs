@@ -1,0 +1,221 @@
+//! What values must be to each other, and to the machine.
+//!
+//! Takes the merged draft, in which each value is fine by itself; gives a finding for each pair that is not. The second
+//! part, [`machine`], looks at files and accounts and is meant for `--check-config`: a start finds the same things out
+//! by doing them. No module is opened here.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+
+use super::draft::{Draft, Loaded};
+use super::finding::Finding;
+use super::origin::Origin;
+use super::value::bytes_text;
+use super::{AccessTarget, Bind};
+
+/// Checks values against each other.
+pub fn values(draft: &mut Draft) {
+    mounts(draft);
+    listeners(draft);
+    limits(draft);
+}
+
+fn mounts(draft: &mut Draft) {
+    if draft.mounts.is_empty() && !draft.mount_named {
+        let help = "write --module handlers/hello.so, set APPSERVER_MODULE, or put `module = \"...\"` into a file for --config";
+        draft.find(
+            Origin::Default,
+            "no module is named: there is nothing to serve",
+            Some(help.to_owned()),
+        );
+    }
+    if !draft.args.is_empty() && !draft.mounts.is_empty() {
+        let help = "write them into the mount: args = { key = \"value\" }";
+        draft.find(
+            Origin::Flag("--arg"),
+            "`--arg` goes with --module, not with [[mount]] tables",
+            Some(help.to_owned()),
+        );
+    }
+    let mut findings = Vec::new();
+    for (at, mount) in draft.mounts.iter().enumerate() {
+        if let Some(first) = draft.mounts[..at]
+            .iter()
+            .find(|first| first.value.path == mount.value.path)
+        {
+            let path = if mount.value.path.is_empty() {
+                "/"
+            } else {
+                &mount.value.path
+            };
+            let message = format!("two mounts have the path {path:?}");
+            findings.push(
+                Finding::new(mount.origin("path"), message).help(format!("the first is at {}", first.origin("path"))),
+            );
+        }
+    }
+    draft.findings.append(&mut findings);
+}
+
+fn listeners(draft: &mut Draft) {
+    let mut findings = Vec::new();
+    for (at, listener) in draft.listeners.iter().enumerate() {
+        let bind = &listener.value.bind;
+        // Port 0 asks for any free port, each time another.
+        let any = matches!(bind, Bind::Tcp(address) if address.port() == 0);
+        if let Some(first) = draft.listeners[..at]
+            .iter()
+            .find(|first| !any && first.value.bind == *bind)
+        {
+            let message = format!("two listeners have the address {bind}");
+            findings.push(
+                Finding::new(listener.origin("bind"), message)
+                    .help(format!("the first is at {}", first.origin("bind"))),
+            );
+        }
+        if matches!(bind, Bind::Unix(_)) {
+            continue;
+        }
+        for (key, set) in [
+            ("mode", listener.value.mode.is_some()),
+            ("owner", listener.value.owner.is_some()),
+            ("group", listener.value.group.is_some()),
+        ] {
+            if set {
+                let message = format!("`{key}` has no meaning for {bind}");
+                findings.push(
+                    Finding::new(listener.origin(key), message).help("only a Unix socket has an owner and permissions"),
+                );
+            }
+        }
+    }
+    draft.findings.append(&mut findings);
+}
+
+fn limits(draft: &mut Draft) {
+    let limits = draft.config.limits.clone();
+    let pairs = [
+        ("body-buffer", limits.body_buffer as u64, "body", limits.body),
+        (
+            "request-line",
+            limits.request_line as u64,
+            "header-total",
+            limits.header_total as u64,
+        ),
+        (
+            "header-field",
+            limits.header_field as u64,
+            "header-total",
+            limits.header_total as u64,
+        ),
+    ];
+    for (part, size, whole, most) in pairs {
+        if size > most {
+            // The one that somebody set is the one to point at.
+            let said = |key: &str| draft.origins.of(&format!("limits.{key}")).clone();
+            let origin = match said(part) {
+                Origin::Default => said(whole),
+                said => said,
+            };
+            let message = format!(
+                "`limits.{part}` ({}) must not be more than `limits.{whole}` ({})",
+                bytes_text(size),
+                bytes_text(most)
+            );
+            draft.find(origin, message, Some(format!("lower `{part}` or raise `{whole}`")));
+        }
+    }
+}
+
+/// Checks the configuration against this machine: files, directories and accounts.
+///
+/// `user_exists` and `group_exists` answer for a name, since only `sys` may ask the account database.
+#[must_use]
+pub fn machine(
+    loaded: &Loaded,
+    user_exists: impl Fn(&str) -> bool,
+    group_exists: impl Fn(&str) -> bool,
+) -> Vec<Finding> {
+    let mut look = Look {
+        loaded,
+        findings: Vec::new(),
+    };
+    let config = &loaded.config;
+    if let Some(dir) = &config.chdir
+        && !dir.is_dir()
+    {
+        look.find("chdir", format!("the directory {} does not exist", dir.display()));
+    }
+    for (index, mount) in config.mounts.iter().enumerate() {
+        let path = look.resolve(&mount.module);
+        if !path.is_file() {
+            look.find(
+                &format!("mount.{index}.module"),
+                format!("there is no module file {}", path.display()),
+            );
+        }
+    }
+    look.account("user", config.user.as_deref(), "user", &user_exists);
+    look.account("group", config.group.as_deref(), "group", &group_exists);
+    look.parent("pidfile", config.pidfile.as_deref());
+    look.parent("log.file", config.log.file.as_deref());
+    if let Some(AccessTarget::File(path)) = &config.log.access {
+        look.parent("log.access", Some(path));
+    }
+    for (index, listener) in config.listeners.iter().enumerate() {
+        if let Bind::Unix(path) = &listener.bind {
+            look.parent(&format!("listener.{index}.bind"), Some(path));
+        }
+        look.account(
+            &format!("listener.{index}.owner"),
+            listener.owner.as_deref(),
+            "user",
+            &user_exists,
+        );
+        look.account(
+            &format!("listener.{index}.group"),
+            listener.group.as_deref(),
+            "group",
+            &group_exists,
+        );
+    }
+    look.findings.sort_by_key(Finding::order);
+    look.findings
+}
+
+struct Look<'a> {
+    loaded: &'a Loaded,
+    findings: Vec<Finding>,
+}
+
+impl Look<'_> {
+    fn find(&mut self, name: &str, message: String) {
+        self.findings
+            .push(Finding::new(self.loaded.origins.of(name).clone(), message));
+    }
+
+    /// What a path will mean once the server has entered its directory.
+    fn resolve(&self, path: &Path) -> PathBuf {
+        self.loaded
+            .config
+            .chdir
+            .as_ref()
+            .map_or_else(|| path.to_owned(), |dir| dir.join(path))
+    }
+
+    fn account(&mut self, name: &str, account: Option<&str>, kind: &str, exists: &dyn Fn(&str) -> bool) {
+        if let Some(account) = account.filter(|account| !exists(account)) {
+            self.find(name, format!("there is no {kind} {account:?} on this machine"));
+        }
+    }
+
+    /// A file that the server creates needs a directory that is there.
+    fn parent(&mut self, name: &str, path: Option<&Path>) {
+        let Some(path) = path.map(|path| self.resolve(path)) else {
+            return;
+        };
+        if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty() && !dir.is_dir()) {
+            self.find(name, format!("the directory {} does not exist", dir.display()));
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! What the TOML says.
+//!
+//! Takes the text of the configuration file; gives its values to the draft, each with its line, and a finding for each
+//! key that is unknown, reserved or of the wrong type. It walks the parsed document by hand rather than through serde,
+//! because a derived reader stops at the first mistake and every mistake should be told at once. It does not compare
+//! values with each other.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use toml::Spanned;
+use toml::de::{DeString, DeTable, DeValue};
+
+use super::draft::{Draft, Placed};
+use super::origin::{Origin, Spot};
+use super::setting::{self, DISPATCHES, SETTINGS, TABLES};
+use super::value::{self, Given, Read, Refusal, nearest};
+use super::{Bind, Dispatch, Listener, Mount};
+
+/// Keys of `[[listener]]`, and those that a later version will have.
+const LISTENER: &[&str] = &["bind", "protocol", "backlog", "mode", "owner", "group"];
+const LISTENER_RESERVED: &[&str] = &["proxy-protocol", "tls"];
+/// Keys of `[[mount]]`.
+const MOUNT: &[&str] = &["path", "module", "args", "dispatch"];
+
+type Key<'i> = Spanned<DeString<'i>>;
+type Value<'i> = Spanned<DeValue<'i>>;
+
+/// Reads `text`, which stands in `file`, into the draft.
+pub fn read(draft: &mut Draft, file: &Path, text: &str) {
+    let (document, errors) = DeTable::parse_recoverable(text);
+    if errors.is_empty() {
+        Reader { draft, file, text }.document(document.get_ref());
+        return;
+    }
+    // What could be recovered of a broken document would only lead to findings that are none, and so would the second
+    // complaint about one line.
+    let mut last = 0;
+    for error in errors {
+        let spot = Spot::of(file, text, error.span().unwrap_or(0..0));
+        if spot.line > last {
+            last = spot.line;
+            draft.find(
+                Origin::File(spot),
+                format!("this is not TOML: {}", error.message()),
+                None,
+            );
+        }
+    }
+    draft.mount_named = true;
+}
+
+struct Reader<'a> {
+    draft: &'a mut Draft,
+    file: &'a Path,
+    text: &'a str,
+}
+
+impl Reader<'_> {
+    fn origin<T>(&self, part: &Spanned<T>) -> Origin {
+        Origin::File(Spot::of(self.file, self.text, part.span()))
+    }
+
+    fn document(&mut self, document: &DeTable<'_>) {
+        for (key, value) in document {
+            match (key.get_ref().as_ref(), value.get_ref()) {
+                ("listener", DeValue::Array(tables)) => {
+                    for table in tables {
+                        self.part("listener", table, Self::listener);
+                    }
+                }
+                ("mount", DeValue::Array(tables)) => {
+                    for table in tables {
+                        self.draft.mount_named = true;
+                        self.part("mount", table, Self::mount);
+                    }
+                }
+                (name @ ("listener" | "mount"), _) => {
+                    self.draft.mount_named |= name == "mount";
+                    self.wrong(
+                        key,
+                        format!("`{name}` may stand several times: its header has two brackets"),
+                        format!("write [[{name}]]"),
+                    );
+                }
+                (name, DeValue::Table(keys)) if TABLES.contains(&name) => {
+                    for (key, value) in keys {
+                        self.scalar(name, key, value);
+                    }
+                }
+                (name, _) if TABLES.contains(&name) => {
+                    self.wrong(
+                        key,
+                        format!("`{name}` is a table"),
+                        format!("write [{name}] on a line of its own"),
+                    );
+                }
+                (name, _) if setting::is_reserved(name, "") => self.reserved(key, &format!("[{name}]")),
+                _ => self.scalar("", key, value),
+            }
+        }
+    }
+
+    /// A key of the top level or of a plain table.
+    fn scalar(&mut self, table: &str, key: &Key<'_>, value: &Value<'_>) {
+        let name = key.get_ref().as_ref();
+        match setting::find(table, name) {
+            Some(setting) if setting.in_file => {
+                let origin = self.origin(value);
+                self.draft.set(setting, Given::Toml(value.get_ref()), origin);
+            }
+            _ if setting::is_reserved(table, name) => self.reserved(key, name),
+            _ => self.unknown(table, key),
+        }
+    }
+
+    /// One table of a list.
+    fn part(&mut self, name: &str, table: &Value<'_>, read: fn(&mut Self, &Value<'_>, &DeTable<'_>)) {
+        match table.get_ref() {
+            DeValue::Table(keys) => read(self, table, keys),
+            _ => self.wrong(
+                table,
+                format!("`{name}` holds tables"),
+                format!("write [[{name}]] on a line of its own"),
+            ),
+        }
+    }
+
+    fn listener(&mut self, table: &Value<'_>, keys: &DeTable<'_>) {
+        let mut value = Listener::new(Bind::default());
+        let mut origins = Vec::new();
+        for (key, given) in keys {
+            let name = key.get_ref().as_ref();
+            let read = Given::Toml(given.get_ref());
+            let taken = match name {
+                "bind" => bind(read).map(|bind| value.bind = bind),
+                "protocol" => protocol(read),
+                "backlog" => setting::backlog(read).map(|backlog| value.backlog = backlog),
+                "mode" => value::octal(read).map(|mode| value.mode = Some(mode)),
+                "owner" => value::text(read).map(|owner| value.owner = Some(owner)),
+                "group" => value::text(read).map(|group| value.group = Some(group)),
+                _ if LISTENER_RESERVED.contains(&name) => {
+                    self.reserved(key, name);
+                    continue;
+                }
+                _ => {
+                    self.unknown_in("[[listener]]", key, LISTENER);
+                    continue;
+                }
+            };
+            self.taken(taken, name, given, &mut origins);
+        }
+        if !keys.contains_key("bind") {
+            let help = format!("name the address, for instance bind = \"{}\"", Bind::default());
+            self.wrong(table, "this [[listener]] has no `bind`".to_owned(), help);
+        }
+        if refused(keys, &origins, "bind") {
+            return;
+        }
+        let at = self.origin(table);
+        self.draft.listeners.push(Placed { value, at, origins });
+    }
+
+    fn mount(&mut self, table: &Value<'_>, keys: &DeTable<'_>) {
+        let mut value = Mount {
+            path: String::new(),
+            module: String::new().into(),
+            args: BTreeMap::new(),
+            dispatch: Dispatch::Auto,
+        };
+        let mut origins = Vec::new();
+        for (key, given) in keys {
+            let name = key.get_ref().as_ref();
+            let read = Given::Toml(given.get_ref());
+            let taken = match name {
+                "path" => mount_path(read).map(|path| value.path = path),
+                "module" => value::path(read).map(|module| value.module = module),
+                "dispatch" => value::choice(read, DISPATCHES).map(|dispatch| value.dispatch = dispatch),
+                "args" => {
+                    self.args(given, &mut value.args, &mut origins);
+                    continue;
+                }
+                _ => {
+                    self.unknown_in("[[mount]]", key, MOUNT);
+                    continue;
+                }
+            };
+            self.taken(taken, name, given, &mut origins);
+        }
+        if !keys.contains_key("module") {
+            let help = "name the shared library, for instance module = \"handlers/hello.so\"".to_owned();
+            self.wrong(table, "this [[mount]] has no `module`".to_owned(), help);
+        }
+        if refused(keys, &origins, "path") {
+            return;
+        }
+        let at = self.origin(table);
+        self.draft.mounts.push(Placed { value, at, origins });
+    }
+
+    fn args(&mut self, given: &Value<'_>, args: &mut BTreeMap<String, String>, origins: &mut Vec<(String, Origin)>) {
+        let DeValue::Table(table) = given.get_ref() else {
+            return self.wrong(
+                given,
+                "`args` must be a table of strings".to_owned(),
+                "args = { key = \"value\" }".to_owned(),
+            );
+        };
+        for (key, given) in table {
+            let name = format!("args.{}", key.get_ref());
+            match value::any_text(Given::Toml(given.get_ref())) {
+                Ok(_) if key.get_ref().contains('\0') => {
+                    self.wrong(
+                        key,
+                        "the name of an argument must not contain a NUL byte".to_owned(),
+                        "rename it".to_owned(),
+                    );
+                }
+                Ok(text) => {
+                    args.insert(key.get_ref().to_string(), text);
+                    origins.push((name, self.origin(given)));
+                }
+                refused => self.taken(refused.map(drop), &name, given, origins),
+            }
+        }
+    }
+
+    /// Notes where a value of a list stands, or why it was refused.
+    fn taken(&mut self, taken: Read<()>, name: &str, given: &Value<'_>, origins: &mut Vec<(String, Origin)>) {
+        let origin = self.origin(given);
+        match taken {
+            Ok(()) => origins.push((name.to_owned(), origin)),
+            Err(refusal) => self.draft.refuse(origin, name, refusal),
+        }
+    }
+
+    fn wrong<T>(&mut self, part: &Spanned<T>, message: String, help: String) {
+        let origin = self.origin(part);
+        self.draft.find(origin, message, Some(help));
+    }
+
+    fn reserved(&mut self, key: &Key<'_>, name: &str) {
+        self.wrong(
+            key,
+            format!("`{name}` is reserved for a later version"),
+            "leave it out: nothing would heed it".to_owned(),
+        );
+    }
+
+    /// An unknown key: the same table first, then a known key of another table, then a slip of the finger.
+    fn unknown(&mut self, table: &str, key: &Key<'_>) {
+        let name = key.get_ref().as_ref();
+        let known = SETTINGS.iter().filter(|setting| setting.in_file);
+        let here = known
+            .clone()
+            .filter(|setting| setting.table == table)
+            .map(|setting| setting.key);
+        let tables = TABLES
+            .iter()
+            .copied()
+            .chain(["listener", "mount"])
+            .filter(|_| table.is_empty());
+        let elsewhere = known
+            .clone()
+            .find(|setting| setting.table != table && setting.key == name);
+        let help = if let Some(setting) = elsewhere {
+            match setting.table {
+                "" => Some(format!("`{name}` stands at the top, before the first [table]")),
+                table => Some(format!("`{name}` stands in [{table}]")),
+            }
+        } else if LISTENER.contains(&name) {
+            Some(format!("`{name}` stands in [[listener]]"))
+        } else if MOUNT.contains(&name) {
+            Some(format!("`{name}` stands in [[mount]]"))
+        } else {
+            nearest(name, here.chain(tables)).map(|word| format!("did you mean `{word}`?"))
+        };
+        let place = if table.is_empty() {
+            String::new()
+        } else {
+            format!(" in [{table}]")
+        };
+        let origin = self.origin(key);
+        self.draft.find(origin, format!("unknown key `{name}`{place}"), help);
+    }
+
+    fn unknown_in(&mut self, place: &str, key: &Key<'_>, known: &[&str]) {
+        let name = key.get_ref().as_ref();
+        let help = match nearest(name, known.iter().copied()) {
+            Some(word) => format!("did you mean `{word}`?"),
+            None => format!("the keys are {}", known.join(", ")),
+        };
+        self.wrong(key, format!("unknown key `{name}` in {place}"), help);
+    }
+}
+
+/// Whether a key was given and not taken: its default would lead to findings that are none.
+fn refused(keys: &DeTable<'_>, origins: &[(String, Origin)], key: &str) -> bool {
+    keys.contains_key(key) && !origins.iter().any(|(name, _)| name == key)
+}
+
+fn bind(given: Given<'_>) -> Read<Bind> {
+    value::text(given)?.parse()
+}
+
+fn protocol(given: Given<'_>) -> Read<()> {
+    match value::text(given)?.as_str() {
+        "http" => Ok(()),
+        "uwsgi" => Err(Refusal::of("= \"uwsgi\": `uwsgi` is reserved for a later version")
+            .help("leave it out: http is the default")),
+        other => Err(Refusal::of(format!("must be \"http\", not {other:?}"))),
+    }
+}
+
+/// A URL prefix, without its trailing slash; `/` is the root.
+fn mount_path(given: Given<'_>) -> Read<String> {
+    let path = value::any_text(given)?;
+    let prefix = path.trim_end_matches('/');
+    if !path.is_empty() && !path.starts_with('/') {
+        return Err(Refusal::of(format!("must begin with a slash, not {path:?}")).help(format!("\"/{prefix}\"")));
+    }
+    if prefix
+        .split('/')
+        .skip(1)
+        .any(|segment| matches!(segment, "" | "." | ".."))
+    {
+        return Err(Refusal::of(format!("must not have an empty or dot segment: {path:?}")));
+    }
+    if prefix.chars().any(char::is_control) {
+        return Err(Refusal::of("must not contain control characters"));
+    }
+    Ok(prefix.to_owned())
+}

@@ -1,0 +1,97 @@
+//! The effective configuration as text.
+//!
+//! Takes what was loaded; gives TOML that can be fed back, each value with a comment that says where it comes from. An
+//! absent value stands there as a comment, so that the list is complete. It prints what holds, not what was written:
+//! `--module` shows as the [[mount]] it became, `auto` as a number.
+#![forbid(unsafe_code)]
+
+use std::fmt::Write;
+
+use super::draft::Loaded;
+use super::setting::{self, DISPATCHES, SETTINGS, TABLES, quoted};
+use super::value::word;
+
+/// Column in which the comments begin, unless a value reaches beyond it.
+const COMMENT: usize = 40;
+
+/// Prints everything.
+#[must_use]
+pub fn print(loaded: &Loaded) -> String {
+    let mut page = Page {
+        loaded,
+        text: String::new(),
+    };
+    page.scalars("");
+    for table in TABLES {
+        page.header(&format!("[{table}]"));
+        page.scalars(table);
+    }
+    for (index, listener) in loaded.config.listeners.iter().enumerate() {
+        page.header("[[listener]]");
+        let name = |key: &str| format!("listener.{index}.{key}");
+        page.value("bind", Some(quoted(&listener.bind.to_string())), &name("bind"));
+        page.value("backlog", Some(listener.backlog.to_string()), &name("backlog"));
+        page.value("mode", listener.mode.map(setting::octal), &name("mode"));
+        page.value("owner", listener.owner.as_deref().map(quoted), &name("owner"));
+        page.value("group", listener.group.as_deref().map(quoted), &name("group"));
+    }
+    for (index, mount) in loaded.config.mounts.iter().enumerate() {
+        page.header("[[mount]]");
+        let name = |key: &str| format!("mount.{index}.{key}");
+        let path = if mount.path.is_empty() { "/" } else { &mount.path };
+        page.value("path", Some(quoted(path)), &name("path"));
+        page.value("module", Some(quoted(&mount.module.to_string_lossy())), &name("module"));
+        page.value(
+            "dispatch",
+            Some(quoted(word(mount.dispatch, DISPATCHES))),
+            &name("dispatch"),
+        );
+        for (key, text) in &mount.args {
+            page.value(
+                &format!("args.{}", bare_or_quoted(key)),
+                Some(quoted(text)),
+                &name(&format!("args.{key}")),
+            );
+        }
+    }
+    page.text
+}
+
+struct Page<'a> {
+    loaded: &'a Loaded,
+    text: String,
+}
+
+impl Page<'_> {
+    fn header(&mut self, header: &str) {
+        let _ = write!(self.text, "\n{header}\n");
+    }
+
+    fn scalars(&mut self, table: &str) {
+        let printed =
+            |setting: &&setting::Setting| setting.table == table && !["module", "backlog"].contains(&setting.key);
+        for setting in SETTINGS.iter().filter(printed) {
+            self.value(setting.key, (setting.show)(&self.loaded.config), &setting.name());
+        }
+    }
+
+    fn value(&mut self, key: &str, value: Option<String>, name: &str) {
+        let line = match value {
+            Some(value) => format!("{key} = {value}"),
+            None => format!("#{key} = (not set)"),
+        };
+        let origin = self.loaded.origins.of(name).to_string();
+        // A file name may hold a line break; a comment must not.
+        let origin: String = origin.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        let _ = writeln!(self.text, "{line:COMMENT$} # {origin}");
+    }
+}
+
+/// A key as TOML takes it: bare where it may be.
+fn bare_or_quoted(key: &str) -> String {
+    let bare = !key.is_empty()
+        && key
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+    if bare { key.to_owned() } else { quoted(key) }
+}
