@@ -1,0 +1,84 @@
+//! The counters of one worker, under their names.
+//!
+//! Takes the words of a slot that hold counters; gives each its name. Any thread of the worker may add; readers see
+//! each counter by itself, not all at one moment. What is published of them is decided elsewhere.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Upper bounds of the latency buckets, in microseconds; one more bucket takes what is longer.
+pub const LATENCY_BOUNDS: [u64; 19] = [
+    50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000, 2_000_000,
+    5_000_000, 10_000_000, 30_000_000, 60_000_000,
+];
+
+/// Counters of one worker. All but the two gauges only grow.
+#[derive(Debug)]
+pub struct Counters {
+    /// Open connections (gauge).
+    pub open: &'static AtomicU64,
+    /// Calls in progress (gauge).
+    pub in_flight: &'static AtomicU64,
+    /// Requests that got an answer of any kind.
+    pub requests: &'static AtomicU64,
+    /// Answers by class: 1xx at 0 to 5xx at 4.
+    pub status: [&'static AtomicU64; 5],
+    /// Connections accepted.
+    pub accepts: &'static AtomicU64,
+    /// Requests whose bytes crossed our close at a stop.
+    pub raced: &'static AtomicU64,
+    /// Requests accepted by the kernel that got no full answer.
+    pub lost: &'static AtomicU64,
+    /// Requests whose client went away first.
+    pub aborted: &'static AtomicU64,
+    /// Panics caught in handlers.
+    pub panics: &'static AtomicU64,
+    /// Bytes sent to clients.
+    pub bytes_out: &'static AtomicU64,
+    /// How long requests took.
+    pub latency: Histogram,
+}
+
+/// Counts of durations in the buckets of [`LATENCY_BOUNDS`].
+#[derive(Debug)]
+pub struct Histogram {
+    /// One a bound, and the last for everything above.
+    pub buckets: [&'static AtomicU64; LATENCY_BOUNDS.len() + 1],
+    /// Sum of all, in microseconds.
+    pub sum: &'static AtomicU64,
+}
+
+impl Histogram {
+    /// Counts one duration of `microseconds`. From one thread of the worker only.
+    pub fn record(&self, microseconds: u64) {
+        let bucket = LATENCY_BOUNDS.partition_point(|bound| *bound < microseconds);
+        // One thread writes: a plain store does, and costs far less than a locked addition.
+        for (word, amount) in [(self.buckets[bucket], 1), (self.sum, microseconds)] {
+            word.store(word.load(Ordering::Relaxed) + amount, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Counters {
+    /// Names the words; there must be at least as many as counters.
+    pub(super) fn over(words: &'static [AtomicU64]) -> Self {
+        let mut words = words.iter();
+        let mut next = || words.next().expect("COUNTER_WORDS covers every counter");
+        Self {
+            open: next(),
+            in_flight: next(),
+            requests: next(),
+            status: std::array::from_fn(|_| next()),
+            accepts: next(),
+            raced: next(),
+            lost: next(),
+            aborted: next(),
+            panics: next(),
+            bytes_out: next(),
+            latency: Histogram {
+                buckets: std::array::from_fn(|_| next()),
+                sum: next(),
+            },
+        }
+    }
+}
