@@ -1,0 +1,19 @@
+//! HTTP on one side, the handler ABI on the other.
+//!
+//! `request` is what was asked, `environ` shows it the WSGI way, `input` is its body; `start_response` is the head of the answer and
+//! `output` its body (`iterate` asks for its chunks); `call` puts them together, `answer` is its protocol's side and `exchange` shows it as the [`Exchange`](crate::handler::call::Exchange) a handler works with.
+//! Nothing here knows a socket, a process or how a call gets its thread.
+
+pub mod answer;
+pub mod call;
+pub mod environ;
+mod exchange;
+pub mod input;
+mod iterate;
+pub mod output;
+pub mod request;
+pub mod start_response;
+
+pub use answer::{Answer, Body};
+pub use call::Call;
+pub use request::{Mount, Peer, Request};

@@ -1,0 +1,268 @@
+//! The head of an answer: what a handler may say in start_response, and what it may not.
+//!
+//! Takes the bytes a handler passed, gives a [`Head`] that can be sent as it is, or the handler's [`Fault`] as a sentence.
+//! The rules are PEP 3333's ("The start_response() Callable"), RFC 9110's for field syntax and RFC 9112's for framing.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+
+use bytes::Bytes;
+use hyper::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, UPGRADE};
+use hyper::http::StatusCode;
+
+/// What a handler did wrong; it goes to the log, never to the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault(pub String);
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Status, reason and fields of an answer.
+#[derive(Debug, Clone)]
+pub struct Head {
+    /// 200 to 999, or 101 after an upgrade.
+    pub status: StatusCode,
+    /// The handler's own reason phrase when it is not the usual one.
+    pub reason: Option<Bytes>,
+    /// The fields; names are in lower case.
+    pub fields: HeaderMap,
+    /// The Content-Length the handler declared.
+    pub declared: Option<u64>,
+}
+
+/// Whether a field belongs to the connection and so to the server (RFC 9110 section 7.6.1, PEP 3333 "Other HTTP Features").
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
+impl Head {
+    /// A head from what a handler passed to start_response.
+    ///
+    /// # Errors
+    /// The handler's fault.
+    pub fn build(status: &[u8], fields: &mut dyn Iterator<Item = (&[u8], &[u8])>) -> Result<Self, Fault> {
+        let (status, reason) = parse_status(status)?;
+        let mut head = Head {
+            status,
+            reason,
+            fields: HeaderMap::with_capacity(4),
+            declared: None,
+        };
+        for (name, value) in fields {
+            let (name, value) = parse_field(name, value)?;
+            if name == CONTENT_LENGTH {
+                let length = parse_length(&value)?;
+                if head.declared.replace(length).is_some() {
+                    return Err(Fault("it set Content-Length twice".into()));
+                }
+            }
+            if head.fields.try_append(name, value).is_err() {
+                return Err(Fault("it set more headers than a response can have".into()));
+            }
+        }
+        Ok(head)
+    }
+
+    /// The head of a 101. Upgrade belongs to the connection, and here the handler speaks for it.
+    ///
+    /// # Errors
+    /// The handler's fault.
+    pub fn switching(fields: &mut dyn Iterator<Item = (&[u8], &[u8])>) -> Result<Self, Fault> {
+        let mut protocol = None;
+        let mut others = fields.filter_map(|(name, value)| {
+            let own = name.eq_ignore_ascii_case(b"upgrade");
+            if own {
+                protocol = Some(HeaderValue::from_bytes(value));
+            }
+            (!own).then_some((name, value))
+        });
+        let map = fields_of(&mut others)?;
+        let mut head = Head {
+            status: StatusCode::SWITCHING_PROTOCOLS,
+            reason: None,
+            fields: map,
+            declared: None,
+        };
+        match protocol {
+            Some(Ok(protocol)) => head.fields.insert(UPGRADE, protocol),
+            _ => return Err(Fault("it names no protocol in Upgrade".into())),
+        };
+        Ok(head)
+    }
+
+    /// Whether the status forbids a body (RFC 9110 section 6.4.1).
+    pub fn bodiless(&self) -> bool {
+        matches!(self.status.as_u16(), 100..=199 | 204 | 304)
+    }
+}
+
+/// `"404 Not Found"`: three digits, a space, a reason.
+fn parse_status(status: &[u8]) -> Result<(StatusCode, Option<Bytes>), Fault> {
+    let wrong = |why: &str| Fault(format!("its status {:?} {why}", String::from_utf8_lossy(status)));
+    let (code, reason) = status
+        .split_at_checked(3)
+        .ok_or_else(|| wrong("is not three digits and a reason"))?;
+    if !code.iter().all(u8::is_ascii_digit) {
+        return Err(wrong("does not begin with three digits"));
+    }
+    let code = StatusCode::from_bytes(code).map_err(|_| wrong("is out of range"))?;
+    if code.as_u16() < 200 {
+        return Err(wrong("is interim: send 1xx with informational, 101 with upgrade"));
+    }
+    let reason = match reason {
+        [] => return Ok((code, None)),
+        [b' ', reason @ ..] => reason,
+        _ => return Err(wrong("needs a space after the three digits")),
+    };
+    if reason
+        .iter()
+        .any(|byte| (*byte < 0x20 && *byte != b'\t') || *byte == 0x7f)
+    {
+        return Err(wrong("holds a control character"));
+    }
+    let usual = code.canonical_reason().is_some_and(|usual| usual.as_bytes() == reason);
+    Ok((code, (!usual).then(|| Bytes::copy_from_slice(reason))))
+}
+
+/// Fields without a head: trailers and the like.
+///
+/// # Errors
+/// The handler's fault.
+pub fn fields_of(fields: &mut dyn Iterator<Item = (&[u8], &[u8])>) -> Result<HeaderMap, Fault> {
+    let mut map = HeaderMap::new();
+    for (name, value) in fields {
+        let (name, value) = parse_field(name, value)?;
+        map.try_append(name, value)
+            .map_err(|_| Fault("it set more fields than there may be".into()))?;
+    }
+    Ok(map)
+}
+
+/// An interim response as it is sent (RFC 9110 section 15.2).
+///
+/// # Errors
+/// The handler's fault.
+pub fn interim(status: u16, fields: &mut dyn Iterator<Item = (&[u8], &[u8])>) -> Result<Bytes, Fault> {
+    let reason = StatusCode::from_u16(status)
+        .ok()
+        .and_then(|code| code.canonical_reason())
+        .unwrap_or_default();
+    let mut head = format!("HTTP/1.1 {status} {reason}\r\n").into_bytes();
+    for (name, value) in &fields_of(fields)? {
+        head.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    head.extend_from_slice(b"\r\n");
+    Ok(Bytes::from(head))
+}
+
+/// One field, checked.
+///
+/// # Errors
+/// The handler's fault.
+fn parse_field(name: &[u8], value: &[u8]) -> Result<(HeaderName, HeaderValue), Fault> {
+    let shown = || String::from_utf8_lossy(name).into_owned();
+    let name =
+        HeaderName::from_bytes(name).map_err(|_| Fault(format!("its header name {:?} is not a token", shown())))?;
+    if is_hop_by_hop(&name) {
+        return Err(Fault(format!(
+            "it set the hop-by-hop header {name}, which belongs to the server"
+        )));
+    }
+    let value = HeaderValue::from_bytes(value).map_err(|_| {
+        Fault(format!(
+            "the value of its header {name} holds a control character: {:?}",
+            String::from_utf8_lossy(value)
+        ))
+    })?;
+    Ok((name, value))
+}
+
+fn parse_length(value: &HeaderValue) -> Result<u64, Fault> {
+    let digits = value.as_bytes();
+    let text = value
+        .to_str()
+        .ok()
+        .filter(|_| !digits.is_empty() && digits.iter().all(u8::is_ascii_digit));
+    text.and_then(|text| text.parse().ok())
+        .ok_or_else(|| Fault(format!("its Content-Length {value:?} is not a number of bytes")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn build(status: &str, fields: &[(&str, &str)]) -> Result<Head, Fault> {
+        Head::build(
+            status.as_bytes(),
+            &mut fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())),
+        )
+    }
+
+    #[test]
+    fn a_usual_reason_needs_no_copy_and_an_odd_one_is_kept() {
+        assert_eq!(build("200 OK", &[]).expect("valid").reason, None);
+        assert_eq!(
+            build("200 Fine", &[]).expect("valid").reason.as_deref(),
+            Some(b"Fine".as_slice())
+        );
+        assert_eq!(
+            build("599 ", &[]).expect("valid").reason.as_deref(),
+            Some(b"".as_slice())
+        );
+        assert_eq!(build("299", &[]).expect("valid").status.as_u16(), 299);
+    }
+
+    #[test]
+    fn what_would_inject_or_confuse_is_refused() {
+        for status in [
+            "",
+            "20",
+            "abc OK",
+            "200OK",
+            "200 O\r\nX: y",
+            "101 Switching",
+            "099 Low",
+            "2000 OK",
+            "+20 OK",
+        ] {
+            assert!(build(status, &[]).is_err(), "{status:?}");
+        }
+        for field in [
+            ("X A", "1"),
+            ("", "1"),
+            ("X-A", "1\r\nX-B: 2"),
+            ("X-A", "1\0"),
+            ("X-A", "1\n"),
+            ("Connection", "close"),
+            ("Transfer-Encoding", "chunked"),
+            ("Keep-Alive", "1"),
+            ("Content-Length", "1x"),
+            ("Content-Length", "-1"),
+            ("Content-Length", ""),
+            ("Content-Length", "+1"),
+        ] {
+            assert!(build("200 OK", &[field]).is_err(), "{field:?}");
+        }
+        assert!(build("200 OK", &[("Content-Length", "1"), ("content-length", "1")]).is_err());
+    }
+
+    #[test]
+    fn repeated_fields_keep_their_order() {
+        let head = build("200 OK", &[("Set-Cookie", "a"), ("X-Y", "1"), ("set-cookie", "b")]).expect("valid");
+        let cookies: Vec<_> = head.fields.get_all("set-cookie").iter().collect();
+        assert_eq!(cookies, ["a", "b"]);
+    }
+}
