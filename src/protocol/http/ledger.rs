@@ -1,0 +1,267 @@
+//! What the guard, the service and the response body of one connection tell each other.
+//!
+//! All three live in one task of the worker's runtime, so plain cells do. The ledger decides nothing: the guard reads and closes by it,
+//! the service answers by it, and the access log gets its record from it.
+#![forbid(unsafe_code)]
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+use appserver_handler::abi;
+use bytes::Bytes;
+
+use super::head::Head;
+use super::refusal::Refusal;
+use crate::gateway::Call;
+use crate::gateway::request::Peer;
+use crate::handler::call::FileRange;
+use crate::scoreboard::CallRecord;
+
+/// A request as the guard hands it over, beside what hyper sees of it.
+pub enum Incoming {
+    /// A whole, valid head: its bytes and its parts.
+    Accepted(Bytes, Head),
+    /// What could not be accepted, and its first bytes for the log.
+    Refused(Refusal, Bytes),
+}
+
+/// What a connection is waiting for, and so which timeout bounds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The next request: `keep-alive`.
+    Idle,
+    /// The rest of a head: `header`.
+    Head,
+    /// More of a body: `body`.
+    Body,
+    /// The handler's next chunk: `request`.
+    Chunk,
+    /// The client to read: `write`.
+    Write,
+    /// The client to close: a fixed short time.
+    Close,
+}
+
+/// How an exchange ended, for the access log and the counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Outcome {
+    /// Answered to the last byte.
+    #[default]
+    Ok,
+    /// Refused by the guard.
+    Refused,
+    /// The handler failed.
+    Fault,
+    /// The handler did not answer in time.
+    Timeout,
+    /// The client left, or did not read in time, before the last byte.
+    Aborted,
+}
+
+impl Outcome {
+    /// As in the access log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Outcome::Ok => "ok",
+            Outcome::Refused => "refused",
+            Outcome::Fault => "fault",
+            Outcome::Timeout => "timeout",
+            Outcome::Aborted => "aborted",
+        }
+    }
+}
+
+/// One exchange, from its head to the last byte of its answer.
+pub struct Record {
+    /// The call, once there is one.
+    pub call: Option<Arc<Call>>,
+    /// Its record on the scoreboard.
+    pub kept: Option<CallRecord>,
+    /// The head's bytes when there was no call.
+    pub refused: Bytes,
+    /// Status of the answer; 0 while there is none.
+    pub status: u16,
+    /// Bytes of the body that went to the client's connection.
+    pub bytes: u64,
+    /// When the head was whole.
+    pub began: Instant,
+    /// Microseconds from the head to the handler's start.
+    pub queue_us: u64,
+    /// Microseconds the handler took for its head.
+    pub handler_us: u64,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+impl Record {
+    /// For an exchange that begins now.
+    pub fn new(began: Instant) -> Self {
+        Self {
+            call: None,
+            kept: None,
+            refused: Bytes::new(),
+            status: 0,
+            bytes: 0,
+            began,
+            queue_us: 0,
+            handler_us: 0,
+            outcome: Outcome::Ok,
+        }
+    }
+}
+
+/// A file that stands in hyper's queue as phantom bytes.
+pub struct SentFile {
+    /// The range.
+    pub file: FileRange,
+    /// The next byte to send.
+    pub offset: u64,
+    /// Bytes left.
+    pub left: u64,
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct Ledger {
+    /// Both ends of the connection.
+    pub peer: Arc<Peer>,
+    /// What the guard accepted or refused and the service has not taken yet.
+    pub incoming: RefCell<Option<Incoming>>,
+    /// The exchange under way.
+    pub record: RefCell<Option<Record>>,
+    /// The body of its answer has been handed to hyper to the end.
+    pub answered: Cell<bool>,
+    /// A chunk of a streamed body has not left yet.
+    pub chunk_out: Cell<bool>,
+    /// The answer says `Connection: close` by our will, or the connection must not be used again.
+    pub closing: Cell<bool>,
+    /// What bounds the connection now.
+    pub deadline: Cell<Option<(Instant, Phase)>>,
+    /// The phase whose time is over.
+    pub expired: Cell<Option<Phase>>,
+    /// Interim responses that go before anything else.
+    pub interim: RefCell<VecDeque<Bytes>>,
+    /// Files whose phantom bytes are in hyper's queue.
+    pub files: RefCell<VecDeque<SentFile>>,
+    /// Why the request's body ended early.
+    pub body_fault: Cell<Option<Refusal>>,
+    /// The head of a 101 that the connection is to be turned over with.
+    pub upgrade: RefCell<Option<(Bytes, Arc<Call>)>>,
+    /// The request's body has not been read to its end.
+    pub body_open: Cell<bool>,
+    /// Only a reset tells the client that its response is not complete.
+    pub reset: Cell<bool>,
+    /// Bytes came after we closed our side at a stop.
+    pub raced: Cell<bool>,
+    /// What was last seen of the client, for calls that begin later.
+    client: Cell<abi::Status>,
+    /// It waits for its turn to start a call.
+    queued: Cell<bool>,
+    task: RefCell<Option<Waker>>,
+}
+
+impl Ledger {
+    /// For a fresh connection.
+    pub fn new(peer: Peer) -> Self {
+        Self {
+            peer: Arc::new(peer),
+            ..Self::default()
+        }
+    }
+
+    /// Remembers the task to wake when something changes.
+    pub fn attend(&self, cx: &Context<'_>) {
+        let mut task = self.task.borrow_mut();
+        if !task.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            *task = Some(cx.waker().clone());
+        }
+    }
+
+    /// Has the connection looked at again.
+    pub fn wake(&self) {
+        if let Some(task) = self.task.borrow().as_ref() {
+            task.wake_by_ref();
+        }
+    }
+
+    /// Whether an exchange is under way.
+    pub fn is_busy(&self) -> bool {
+        self.record.borrow().is_some() || self.incoming.borrow().is_some()
+    }
+
+    /// Tells the call under way how the client is, and those to come.
+    pub fn set_client(&self, client: abi::Status) {
+        self.client.set(client);
+        let call = self.record.borrow().as_ref().and_then(|record| record.call.clone());
+        if let Some(call) = call {
+            call.set_client(client);
+        }
+    }
+
+    /// How the client was when last looked at.
+    pub fn client(&self) -> abi::Status {
+        self.client.get()
+    }
+
+    /// Waits for its turn to start a call; true when it was not waiting already.
+    pub fn queue_up(&self) -> bool {
+        !self.queued.replace(true)
+    }
+
+    /// Its turn has come; false when it waits no more.
+    pub fn called_up(&self) -> bool {
+        self.queued.replace(false)
+    }
+
+    /// Changes the record of the exchange under way.
+    pub fn note(&self, change: impl FnOnce(&mut Record)) {
+        if let Some(record) = self.record.borrow_mut().as_mut() {
+            change(record);
+        }
+    }
+
+    /// Bounds the connection; `None` lifts the bound.
+    pub fn bound(&self, phase: Phase, after: Duration) {
+        self.bound_from(Instant::now(), phase, after);
+    }
+
+    /// The same, from a moment that is known.
+    pub fn bound_from(&self, now: Instant, phase: Phase, after: Duration) {
+        self.deadline.set(Some((now + after, phase)));
+    }
+
+    /// Shortens what is left of a phase, if it bounds the connection.
+    pub fn bound_at_most(&self, phase: Phase, left: Duration) {
+        let at = Instant::now() + left;
+        if self
+            .deadline
+            .get()
+            .is_some_and(|(due, bounding)| bounding == phase && due > at)
+        {
+            self.deadline.set(Some((at, phase)));
+        }
+    }
+
+    /// The phase that bounds the connection.
+    pub fn bounding(&self) -> Option<Phase> {
+        self.deadline.get().map(|(_, phase)| phase)
+    }
+}
+
+/// Whether what was refused, or broke off, is a HEAD request as far as it goes.
+pub fn is_head(bytes: &[u8]) -> bool {
+    first_line(bytes).starts_with(b"HEAD ")
+}
+
+/// The first line of what was refused, for the log.
+pub fn first_line(bytes: &[u8]) -> &[u8] {
+    let start = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    let line = bytes[start..]
+        .split(|byte| matches!(byte, b'\r' | b'\n'))
+        .next()
+        .unwrap_or_default();
+    &line[..line.len().min(256)]
+}

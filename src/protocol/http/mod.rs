@@ -1,0 +1,71 @@
+//! HTTP/1.1: the guard decides what is a request, hyper speaks the protocol, the worker's service answers.
+//!
+//! The way of a request: `socket` -> `guard` (with `head`, `field`, `target`, `facts`, `framing`, `refusal`: pure) -> hyper -> the [`Service`] (with `upload`) -> `answer` -> `body` -> hyper ->
+//! `outlet` -> `socket`. `closing` is how it ends; `ledger` is what these tell each other, `connection` is the life of one connection, `tunnel` what follows a 101.
+#![forbid(unsafe_code)]
+
+pub mod answer;
+pub mod body;
+mod closing;
+pub mod connection;
+mod facts;
+pub mod field;
+pub mod framing;
+#[cfg(test)]
+mod golden;
+pub mod guard;
+pub mod head;
+pub mod ledger;
+mod octets;
+mod outlet;
+pub mod phantom;
+pub mod refusal;
+pub mod socket;
+pub mod target;
+pub mod tunnel;
+pub mod upload;
+
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use hyper::Response;
+
+use crate::config::Timeouts;
+use crate::gateway::Call;
+
+/// What bounds a connection and its requests.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Of heads and bodies.
+    pub limits: head::Limits,
+    /// Of each phase.
+    pub timeouts: Timeouts,
+    /// Bodies up to this many bytes are read before the call.
+    pub body_buffer: usize,
+}
+
+/// What a connection asks of the worker it belongs to.
+pub trait Gate {
+    /// What bounds it.
+    fn settings(&self) -> &Settings;
+    /// Whether another call may start now; if not, the task is woken when it may.
+    fn may_start(&self, ledger: &Rc<ledger::Ledger>) -> bool;
+    /// Whether connections are to be ended.
+    fn is_draining(&self) -> bool;
+    /// Runs [`Call::advance`] where the call's handler runs.
+    fn advance(&self, call: &Arc<Call>);
+    /// An exchange is over: the log line, the counters, and the end of its call.
+    fn finished(&self, ledger: &ledger::Ledger, record: ledger::Record, now: Instant);
+}
+
+/// What answers requests: the worker.
+pub trait Service: Gate + 'static {
+    /// Answers the request that stands in the ledger.
+    fn serve(
+        self: Rc<Self>,
+        ledger: Rc<ledger::Ledger>,
+        body: hyper::body::Incoming,
+    ) -> impl Future<Output = Response<body::ResponseBody>>;
+}

@@ -1,0 +1,3 @@
+//! Bytes on one side, requests on the other: one folder per protocol that a listener can speak.
+
+pub mod http;
