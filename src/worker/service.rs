@@ -1,0 +1,221 @@
+//! One request, top to bottom.
+//!
+//! Takes what the guard accepted, finds its mount, makes the call, has it run, and gives the answer back to the protocol.
+//! Every failure here becomes a status and a log line; it knows neither sockets nor processes.
+#![forbid(unsafe_code)]
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use bytes::Bytes;
+use hyper::Response;
+use hyper::body::{Body as _, Incoming as HyperBody};
+use tokio::time::{Sleep, sleep};
+
+use super::Worker;
+use super::account::micros;
+use crate::gateway::input::Input;
+use crate::gateway::request::{self, Id, Request, Span};
+use crate::gateway::{Answer, Body, Call};
+use crate::protocol::http::body::ResponseBody;
+use crate::protocol::http::head::Head;
+use crate::protocol::http::ledger::{Incoming, Ledger, Outcome};
+use crate::protocol::http::refusal::Refusal;
+use crate::protocol::http::target::Form;
+use crate::protocol::http::upload::{self, Early};
+use crate::protocol::http::{Gate, Service, answer};
+
+impl Service for Worker {
+    async fn serve(self: Rc<Self>, ledger: Rc<Ledger>, body: HyperBody) -> Response<ResponseBody> {
+        let gate: Rc<dyn Gate> = self.clone();
+        let began = Instant::now();
+        ledger.answered.set(false);
+        let incoming = ledger.incoming.borrow_mut().take();
+        let (bytes, head) = match incoming {
+            Some(Incoming::Accepted(bytes, head)) => (bytes, head),
+            Some(Incoming::Refused(refusal, seen)) => {
+                self.open(&ledger, began, seen);
+                return answer::refused(&refusal, &gate, &ledger);
+            }
+            None => unreachable!("the guard leaves a request for every head it gives hyper"),
+        };
+        self.open(&ledger, began, Bytes::new());
+        let expects = head.expect_continue;
+        let request = self.locate(bytes, head, &ledger);
+        // A body that is short is read before the handler is called, a long one while it runs; one that the client holds
+        // back (Expect) when the handler first asks for it.
+        let waited = !body.is_end_stream() && !expects;
+        let (input, trailers, rest) = if body.is_end_stream() {
+            (Input::whole(Bytes::new()), None, None)
+        } else if expects {
+            (Input::default(), None, Some(body))
+        } else {
+            // Should the client break off or the server stop meanwhile, the log knows what was asked.
+            ledger.note(|record| record.refused = request.bytes.clone());
+            match upload::read_early(body, self.settings.body_buffer, &ledger).await {
+                Ok(Early::Whole(bytes, trailers)) => (Input::whole(bytes), trailers, None),
+                Ok(Early::Partial(bytes, more)) => (Input::begun(bytes), None, Some(more)),
+                Err(refusal) => return answer::refused(&refusal, &gate, &ledger),
+            }
+        };
+        let here = rest.is_none();
+        let start = if waited { Instant::now() } else { began };
+        let call = Call::new(request, input, (start, self.settings.timeouts.request));
+        if trailers.is_some() {
+            call.finish_input(Ok(trailers));
+        }
+        self.keep(&ledger, &call, start);
+        let path = call.request.part(call.request.path);
+        if path.contains(&b'%') && path.windows(3).any(|escape| escape == b"%00") {
+            return answer::refused(&Refusal::NUL_IN_PATH, &gate, &ledger);
+        }
+        let Some(mount) = self.mounts.get(call.request.mount.index) else {
+            return answer::plain(404, "Nothing is mounted at this path.\n".into(), &gate, &ledger);
+        };
+        if let Some(body) = rest {
+            tokio::task::spawn_local(upload::pump(body, call.clone(), ledger.clone()));
+        }
+        let ended = mount.call(&call, here, start);
+        let answer = self.wait(&call, &ledger).await;
+        let ended = ended.unwrap_or_else(Instant::now);
+        ledger.note(|record| record.handler_us = micros(start, ended));
+        match answer {
+            None => {
+                ledger.note(|record| record.outcome = Outcome::Timeout);
+                answer::plain(504, "The handler did not answer in time.\n".into(), &gate, &ledger)
+            }
+            Some(Answer::Failed) => match ledger.body_fault.take() {
+                // The handler failed because the client broke off its body: the client is told so.
+                Some(refusal) => answer::refused(&refusal, &gate, &ledger),
+                None => answer::respond(Answer::Failed, &call, &gate, &ledger),
+            },
+            Some(Answer::Response(head, Body::Upgrade)) => {
+                *ledger.upgrade.borrow_mut() = Some((answer::switch(&head, &ledger), call.clone()));
+                // The connection takes itself back from hyper; this answer is never waited for.
+                std::future::pending().await
+            }
+            Some(answer) => answer::respond(answer, &call, &gate, &ledger),
+        }
+    }
+}
+
+impl Worker {
+    /// The call's answer; interim responses are passed on while it is waited for.
+    /// `None` when the time for it is over.
+    async fn wait(&self, call: &Arc<Call>, ledger: &Ledger) -> Option<Answer> {
+        // A call that ran inline has answered: only one that did not costs a timer.
+        let mut timer = pin!(None::<Sleep>);
+        poll_fn(|cx| {
+            let mut answer = call.poll_answer(cx);
+            while answer.is_pending() && call.wants_asking() {
+                self.advance(call);
+                answer = call.poll_answer(cx);
+            }
+            let interim = call.take_interim();
+            if !interim.is_empty() {
+                ledger.interim.borrow_mut().extend(interim);
+            }
+            if let Poll::Ready(answer) = answer {
+                return Poll::Ready(Some(answer));
+            }
+            if timer.is_none() {
+                timer.set(Some(sleep(self.settings.timeouts.request)));
+            }
+            let over = timer
+                .as_mut()
+                .as_pin_mut()
+                .is_some_and(|timer| timer.poll(cx).is_ready());
+            if over && call.expire() {
+                Poll::Ready(None)
+            } else {
+                Poll::Pending
+            }
+        })
+        .await
+    }
+
+    /// The id of another request.
+    pub(super) fn next_id(&self) -> Id {
+        let serial = self.serial.get();
+        self.serial.set(serial + 1);
+        Id {
+            worker: self.seed,
+            serial,
+        }
+    }
+
+    /// The request with its mount: the longest prefix its path lies under. Beyond the last mount when there is none.
+    fn locate(&self, bytes: Bytes, head: Head, ledger: &Ledger) -> Request {
+        let whole = head.path_and_query();
+        let (path, query) = split(whole, &bytes);
+        let authority = match head.form {
+            Form::Absolute { authority, .. } => Some(authority),
+            _ => None,
+        };
+        let raw = path.of(&bytes);
+        let found = self
+            .places
+            .iter()
+            .find_map(|mount| Some((mount, request::under(&mount.script_name, raw)?)));
+        let (mount, at) = found.map_or((&self.nowhere, 0), |(mount, at)| (mount, at));
+        let tag = tag(self.seed, head.method.of(&bytes), raw);
+        Request {
+            method: head.method,
+            target: head.target,
+            path,
+            query,
+            authority,
+            fields: head.fields,
+            version: head.version,
+            upgrade: head.upgrade,
+            peer: ledger.peer.clone(),
+            mount: mount.clone(),
+            path_info: Span {
+                start: path.start + at as u32,
+                end: path.end,
+            },
+            tag,
+            id: self.next_id(),
+            bytes,
+        }
+    }
+}
+
+/// Path and query of `path?query`.
+fn split(whole: Span, bytes: &[u8]) -> (Span, Span) {
+    match whole.of(bytes).iter().position(|byte| *byte == b'?') {
+        Some(at) => {
+            let at = whole.start + at as u32;
+            (
+                Span {
+                    start: whole.start,
+                    end: at,
+                },
+                Span {
+                    start: at + 1,
+                    end: whole.end,
+                },
+            )
+        }
+        None => (
+            whole,
+            Span {
+                start: whole.end,
+                end: whole.end,
+            },
+        ),
+    }
+}
+
+/// A quick hash of method and path (FNV-1a); the worker's random seed keeps clients from choosing who shares a place.
+fn tag(seed: u64, method: &[u8], path: &[u8]) -> u64 {
+    let bytes = method.iter().chain(path);
+    let hash = bytes.fold(seed, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    hash ^ hash >> 32
+}
