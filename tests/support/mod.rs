@@ -1,0 +1,14 @@
+//! What the tests stand on: the real server, real clients, and waiting by condition.
+//!
+//! Each file holds one actor of a test. Nothing here asserts a behaviour of the server; that is the tests' own work.
+
+pub mod client;
+pub mod json;
+pub mod modules;
+pub mod nginx;
+pub mod process;
+pub mod queue;
+pub mod server;
+pub mod source;
+pub mod storm;
+pub mod wait;
