@@ -1,0 +1,60 @@
+# What a person or CI runs. `make help` tells what there is.
+
+CARGO   ?= cargo
+TARGET  := $(or $(CARGO_TARGET_DIR),target)
+PORT    ?= 8000
+WORKERS ?= 10
+
+# Debian package and the command it brings, for the tests with real clients.
+TOOLS := nginx-light:nginx curl:curl python3:python3 wrk:wrk nghttp2-client:h2load systemd:systemd-analyze gcc:gcc
+
+export PATH := $(PATH):/usr/sbin:/sbin
+
+.PHONY: help run test check handlers bench tools clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
+		printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+run: handlers ## build everything and serve handlers/hello.so on 127.0.0.1:$PORT with $WORKERS workers
+	exec $(TARGET)/release/appserver --workers $(WORKERS) --bind 127.0.0.1:$(PORT) --module handlers/hello.so
+
+handlers: ## build the server and the handlers, and lay handlers/{hello,echo,environ,hello-c}.so
+	$(CARGO) build --release --locked -p appserver -p handler-hello -p handler-echo -p handler-environ
+	@# Renamed into place: a copy over a file that a running server has mapped would change it under its feet.
+	@for name in hello echo environ; do \
+		cp $(TARGET)/release/lib$$name.so handlers/.$$name.so && mv handlers/.$$name.so handlers/$$name.so || exit 1; done
+	gcc -O2 -Wall -Wextra -Werror -std=c11 -fPIC -shared -I handlers/sdk/include \
+		-o handlers/.hello-c.so handlers/hello.c && mv handlers/.hello-c.so handlers/hello-c.so
+
+test: tools ## every test, with real nginx, curl, wrk, h2load and Python as clients
+	@# The members' .so files come from `build` alone, `test` does not make them; both share one profile.
+	$(CARGO) build --locked --workspace
+	$(CARGO) test --locked --workspace --no-fail-fast
+
+check: ## what CI runs: format, lints, documentation, tests
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
+	@$(MAKE) --no-print-directory test
+
+bench: tools ## hello through the plugin against bare hyper and nginx: CPU per request and throughput
+	$(CARGO) build --release --locked -p appserver -p handler-hello -p bare-hyper
+	tests/bench/run --bin $(TARGET)/release --out $(TARGET)/bench
+
+clean: ## remove what was built
+	$(CARGO) clean
+	rm -f handlers/*.so
+
+# Silent when nothing is missing; installs as root, else says what to install.
+tools:
+	@missing=; for pair in $(TOOLS); do \
+		command -v "$${pair#*:}" >/dev/null 2>&1 || missing="$$missing $${pair%%:*}"; done; \
+	[ -z "$$missing" ] && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+		echo "installing what the tests need:$$missing"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
+	else \
+		echo "the tests need these packages: apt-get install$$missing" >&2; exit 1; \
+	fi
