@@ -107,9 +107,12 @@ impl Image {
         })
     }
 
-    /// The same bytes for another mount of the same file.
-    pub fn share(&self) -> Self {
-        self.clone()
+    /// The same bytes for a mount that knows the file by another path.
+    pub fn under(&self, path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            bytes: self.bytes.clone(),
+        }
     }
 
     /// The path it was read from.

@@ -11,11 +11,12 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use appserver_handler::abi::{self, Entry, Field, Host, Init, Str};
+use appserver_handler::abi::{self, Entry, Field, Init, Str};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
 use super::call::{Exchange, Table, lend};
 use super::elf;
+use crate::sys::fault;
 
 /// Why a module was refused.
 #[derive(Debug)]
@@ -50,6 +51,33 @@ pub struct Loaded {
     /// See [`Threads`].
     pub threads: Threads,
     image: *mut c_void,
+}
+
+/// Where a module comes from. Its Display is for the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Provenance {
+    pub name: String,
+    pub version: String,
+    /// Major and minor.
+    pub abi: (u32, u32),
+    pub sdk: String,
+    pub compiler: String,
+    /// Built with panic=abort.
+    pub aborts: bool,
+}
+
+impl fmt::Display for Provenance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (major, minor) = self.abi;
+        write!(f, "{} {} (abi {major}.{minor}", self.name, self.version)?;
+        write!(f, ", sdk {}, {}", self.sdk, self.compiler)?;
+        f.write_str(if self.aborts {
+            ", panic=abort: a panic ends its worker)"
+        } else {
+            ")"
+        })
+    }
 }
 
 /// What init functions are told of the server.
@@ -162,6 +190,8 @@ impl Loaded {
                 abi::ENTRY
             ))
         })?;
+        // From here on code of the module runs, and may crash.
+        fault::loaded(*entry as *const c_void);
         // SAFETY: the entry takes nothing and returns a static descriptor.
         let descriptor = unsafe { entry() };
         // SAFETY: null or a static descriptor, by the ABI.
@@ -224,25 +254,19 @@ impl Loaded {
         })
     }
 
-    /// Name, version, SDK and compiler, for the log.
-    pub fn provenance(&self) -> String {
+    /// What the module says of itself and of how it was built.
+    pub fn provenance(&self) -> Provenance {
         // SAFETY: static strings of a static descriptor.
         let text = |part: Str| unsafe { String::from_utf8_lossy(part.bytes()).into_owned() };
         let d = self.descriptor;
-        format!(
-            "{} {} (abi {}.{}, sdk {}, {}{})",
-            text(d.name),
-            text(d.version),
-            d.abi_major,
-            d.abi_minor,
-            text(d.sdk_version),
-            text(d.compiler),
-            if d.panic_strategy == abi::PANIC_ABORT {
-                ", panic=abort: a panic ends its worker"
-            } else {
-                ""
-            }
-        )
+        Provenance {
+            name: text(d.name),
+            version: text(d.version),
+            abi: (d.abi_major, d.abi_minor),
+            sdk: text(d.sdk_version),
+            compiler: text(d.compiler),
+            aborts: d.panic_strategy == abi::PANIC_ABORT,
+        }
     }
 }
 
@@ -357,9 +381,4 @@ fn explain(error: &libloading::Error) -> String {
         text.push_str(" (it was linked without a library it uses)");
     }
     format!("the dynamic linker says: {text}")
-}
-
-/// The table every module is given.
-pub fn host<E: Exchange>() -> &'static Host {
-    Table::<E>::HOST
 }

@@ -1,14 +1,15 @@
 //! Modules: from a file on disk to calls that are safe to make.
 //!
 //! `image` holds the sealed bytes of a generation, `elf` refuses early what cannot be a module, `loader` opens one and shakes
-//! hands, `call` and `functions` are the table of what a handler may ask of the server. This is the only code that crosses
-//! into a plugin; it knows neither HTTP nor sockets.
+//! hands, `symbols` names the functions of a stack, `call` and `functions` are the table of what a handler may ask of the
+//! server. This is the only code that crosses into a plugin; it knows neither HTTP nor sockets.
 
 pub mod call;
 pub mod elf;
 mod functions;
 pub mod image;
 pub mod loader;
+pub mod symbols;
 
 use appserver_handler::abi;
 

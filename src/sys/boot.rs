@@ -2,6 +2,7 @@
 //!
 //! Takes one word from the child; gives [`Boot`] to the parent. The exit code is no part of it, since a handler can
 //! exit with any code it likes.
+#![forbid(unsafe_code)]
 
 use std::cell::RefCell;
 use std::io;
@@ -48,6 +49,11 @@ pub fn channel() -> io::Result<(BootReceiver, BootSender)> {
 }
 
 impl BootSender {
+    /// One whose descriptor was inherited.
+    pub fn of(pipe: OwnedFd) -> Self {
+        Self(pipe)
+    }
+
     /// Says that the worker serves. A master that is gone already is noticed elsewhere.
     pub fn ready(self) {
         let _ = nix::unistd::write(&self.0, b"R");
@@ -83,6 +89,12 @@ impl BootReceiver {
             Some((b'F', reason)) => Boot::Failed(String::from_utf8_lossy(reason).into_owned()),
             Some(_) => Boot::Ready,
         }
+    }
+}
+
+impl AsFd for BootSender {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

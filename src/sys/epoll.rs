@@ -17,24 +17,15 @@ pub struct Epoll(OwnedFd);
 pub enum Interest {
     /// Readable.
     Read,
-    /// Readable, and of several sets that watch it only one is woken (EPOLLEXCLUSIVE). Cannot be modified, only
-    /// deleted and added again.
+    /// Readable, and of several sets that watch it only one is woken (EPOLLEXCLUSIVE).
     ReadExclusive,
-    /// Writable.
-    Write,
-    /// Readable or writable.
-    Both,
 }
 
-/// One ready descriptor.
+/// One descriptor with something to read, or whose peer has closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ready {
     /// What it was added with.
     pub token: u64,
-    /// There is something to read, or the peer has closed.
-    pub readable: bool,
-    /// There is room to write.
-    pub writable: bool,
 }
 
 impl Epoll {
@@ -49,11 +40,6 @@ impl Epoll {
     /// Watches `fd`, level-triggered.
     pub fn add(&self, fd: &impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_ADD, fd, token, interest)
-    }
-
-    /// Changes how `fd` is watched.
-    pub fn modify(&self, fd: &impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_MOD, fd, token, interest)
     }
 
     /// Watches `fd` no more.
@@ -73,12 +59,8 @@ impl Epoll {
         let count = unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), events.len() as i32, timeout) };
         match check(count) {
             Ok(count) => {
-                let ended = (libc::EPOLLHUP | libc::EPOLLERR) as u32;
-                ready.extend(events.iter().take(count as usize).map(|event| Ready {
-                    token: event.u64,
-                    readable: event.events & (libc::EPOLLIN as u32 | ended) != 0,
-                    writable: event.events & (libc::EPOLLOUT as u32 | ended) != 0,
-                }));
+                let tokens = events.iter().take(count as usize).map(|event| event.u64);
+                ready.extend(tokens.map(|token| Ready { token }));
                 Ok(())
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
@@ -90,8 +72,6 @@ impl Epoll {
         let events = match interest {
             Interest::Read => libc::EPOLLIN,
             Interest::ReadExclusive => libc::EPOLLIN | libc::EPOLLEXCLUSIVE,
-            Interest::Write => libc::EPOLLOUT,
-            Interest::Both => libc::EPOLLIN | libc::EPOLLOUT,
         };
         let mut event = libc::epoll_event {
             events: events as u32,

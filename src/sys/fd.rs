@@ -8,9 +8,10 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
 };
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI32, Ordering};
 use tokio::io::unix::AsyncFd;
@@ -54,6 +55,13 @@ impl EventFd {
     pub(super) fn leak(self) -> RawFd {
         self.0.into_raw_fd()
     }
+}
+
+/// Watches a descriptor in the runtime of this thread, by a handle of its own.
+pub fn watch(of: &impl AsFd) -> io::Result<AsyncFd<OwnedFd>> {
+    let own = of.as_fd().try_clone_to_owned()?;
+    // SAFETY: the descriptor is owned by the value and stays the same as long as it lives.
+    unsafe { AsyncFd::register(own) }.map_err(io::Error::from)
 }
 
 impl AsFd for EventFd {
@@ -166,8 +174,12 @@ pub fn inherited(env: &dyn Fn(&str) -> Option<String>) -> Vec<(RawFd, Option<Str
         return Vec::new();
     }
     let names = env("LISTEN_FDNAMES").unwrap_or_default();
-    let mut names = names.split(':').filter(|name| !name.is_empty()).map(str::to_owned);
-    (0..i32::from(count)).map(|offset| (3 + offset, names.next())).collect()
+    let mut names = names
+        .split(':')
+        .map(|name| Some(name.to_owned()).filter(|name| !name.is_empty()));
+    (0..i32::from(count))
+        .map(|offset| (3 + offset, names.next().flatten()))
+        .collect()
 }
 
 /// Takes ownership of an inherited descriptor by its number: once a number, and only one that is open.
@@ -207,6 +219,28 @@ pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Takes ownership of descriptors that a predecessor left open for us and told the numbers of: all or none, each once, and
+/// close-on-exec from now on. Comes before anything else is opened.
+pub fn inherit(numbers: &[RawFd]) -> io::Result<Vec<OwnedFd>> {
+    let mut seen = BTreeSet::new();
+    for number in numbers {
+        if *number < 3 || !seen.insert(*number) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("descriptor {number} is named twice or is one of the first three"),
+            ));
+        }
+        // SAFETY: changes the flags of a number; a number that is not open is an error, not undefined.
+        check(unsafe { libc::fcntl(*number, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    }
+    // SAFETY: each is open and comes once; the caller asks before anything of this process is opened, so nobody else
+    // owns them.
+    Ok(numbers
+        .iter()
+        .map(|number| unsafe { OwnedFd::from_raw_fd(*number) })
+        .collect())
+}
+
 /// Writes what fits without blocking; gives the number of bytes that left. A pipe that nobody reads takes nothing.
 pub fn write_without_blocking(fd: &impl AsFd, bytes: &[u8]) -> usize {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -226,10 +260,18 @@ pub fn write_without_blocking(fd: &impl AsFd, bytes: &[u8]) -> usize {
     written
 }
 
-/// Number of open descriptors of this process.
-pub fn open_count() -> io::Result<usize> {
-    // The folder's own descriptor is in the listing.
-    Ok(std::fs::read_dir("/proc/self/fd")?.count().saturating_sub(1))
+/// Opens a log for appending, making it where it is not there yet. A pipe that nobody reads is refused, and no write
+/// to one that is full waits: whoever writes a log has others to serve.
+pub fn append_to(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = File::options();
+    options.append(true).create(true).custom_flags(libc::O_NONBLOCK);
+    options.open(path)
+}
+
+/// The kernel's number of an open socket: the same in every process that holds it, and no other socket's meanwhile.
+pub fn inode(fd: &impl AsFd) -> io::Result<u64> {
+    Ok(nix::sys::stat::fstat(fd)?.st_ino)
 }
 
 /// Turns -1 into the error that errno names.
@@ -246,6 +288,14 @@ pub fn let_go(fd: &impl AsFd) -> io::Result<()> {
     let null = std::fs::File::open("/dev/null")?;
     // SAFETY: both descriptors are open; the number stays valid for its owners, only what it refers to changes.
     check(unsafe { libc::dup3(null.as_raw_fd(), fd.as_fd().as_raw_fd(), libc::O_CLOEXEC) }).map(|_| ())
+}
+
+/// Another descriptor of what a number stands for, which another thread owns and is known to keep open meanwhile.
+pub fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers; a number that is not open is an error, not undefined.
+    let copy = check(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 0) })?;
+    // SAFETY: `copy` was just created and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
 #[cfg(test)]

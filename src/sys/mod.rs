@@ -6,7 +6,11 @@
 
 pub mod boot;
 pub mod epoll;
+pub mod fault;
 pub mod fd;
+pub mod notify;
+pub mod path;
+pub mod piece;
 pub mod poll;
 pub mod privilege;
 pub mod process;

@@ -2,6 +2,7 @@
 //!
 //! Takes borrowed descriptors and a moment of the monotonic clock; gives the indices of those that have something to
 //! read or are closed. An interruption is an empty answer, since the loop above looks at everything anyway.
+#![forbid(unsafe_code)]
 
 use super::time::monotonic_ns;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

@@ -1,6 +1,7 @@
 //! Who a worker is: its account, its groups.
 //!
 //! Takes names of the configuration; gives up root for good, and proves it. Masters keep their own identity.
+#![forbid(unsafe_code)]
 
 use nix::unistd::{Gid, Group, Uid, User, initgroups, setgroups, setresgid, setresuid};
 use std::ffi::CString;
@@ -132,6 +133,11 @@ impl Identity {
             self.group,
         )?)
     }
+}
+
+/// The account under which this process acts (geteuid(2)).
+pub fn effective_user() -> u32 {
+    Uid::effective().as_raw()
 }
 
 /// Sets the file mode creation mask; gives the one before.

@@ -5,10 +5,13 @@
 #![allow(unsafe_code)]
 
 use super::fd::check;
-use super::signal::Blocked;
-use nix::sys::wait::WaitPidFlag;
+use super::signal::{self, Blocked};
+use std::ffi::{CString, OsString};
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 
 /// A process id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,6 +41,17 @@ impl Pid {
     /// Whether some process has this id (kill(2) with signal 0).
     pub fn is_alive(self) -> bool {
         self.0 > 0 && nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.0), None) != Err(nix::errno::Errno::ESRCH)
+    }
+}
+
+impl Pid {
+    /// Whether a process of this id runs; one that ended and was not reaped does not (proc_pid_stat(5)).
+    pub fn runs(self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{self}/stat")).unwrap_or_default();
+        let state = stat
+            .rsplit_once(')')
+            .and_then(|(_, rest)| rest.trim_start().chars().next());
+        self.is_alive() && !matches!(state, Some('Z' | 'X'))
     }
 }
 
@@ -107,6 +121,100 @@ pub fn end(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// A program as it is to be executed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// Its file, looked for anew at each execution.
+    pub path: PathBuf,
+    /// Its arguments, its name first.
+    pub args: Vec<OsString>,
+    /// Its environment.
+    pub env: Vec<(OsString, OsString)>,
+    /// Where it starts.
+    pub folder: PathBuf,
+}
+
+impl Program {
+    /// This process's own, as it was started in `folder`; ask before the title is changed. The path is the name it was
+    /// called by, so that a link or a file that is replaced leads to the new one.
+    pub fn this(folder: &Path) -> io::Result<Self> {
+        let running = std::env::current_exe()?;
+        let args: Vec<OsString> = std::env::args_os().collect();
+        let name = args.first().map(PathBuf::from).unwrap_or_default();
+        let called = if name.as_os_str().as_encoded_bytes().contains(&b'/') {
+            vec![std::path::absolute(folder.join(&name))?]
+        } else {
+            let folders = std::env::var_os("PATH").unwrap_or_default();
+            std::env::split_paths(&folders)
+                .map(|of_path| folder.join(of_path).join(&name))
+                .collect()
+        };
+        // A name is only what the caller chose to say; it counts if the file behind it is the one that runs.
+        let is_running = |path: &PathBuf| file_identity(path).is_some_and(|file| Some(file) == file_identity(&running));
+        let path = called.into_iter().find(is_running).unwrap_or_else(|| running.clone());
+        Ok(Self {
+            path,
+            args,
+            env: std::env::vars_os().collect(),
+            folder: folder.to_owned(),
+        })
+    }
+}
+
+fn file_identity(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let found = std::fs::metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
+}
+
+/// Becomes another program (execve(2)), to which only the `passed` descriptors stay open, under their numbers. It finds
+/// no signal ignored or blocked. Returns only why it could not; the process is then fit for nothing but to end.
+pub fn execute(program: &Program, passed: &[BorrowedFd<'_>], mask: Blocked) -> io::Error {
+    let become_it = || -> io::Result<std::convert::Infallible> {
+        let text = |text: OsString| CString::new(text.into_vec()).map_err(io::Error::from);
+        let path = text(program.path.clone().into_os_string())?;
+        let args: Vec<CString> = program.args.iter().cloned().map(text).collect::<io::Result<_>>()?;
+        let pair = |(name, value): &(OsString, OsString)| {
+            let mut line = name.clone();
+            line.push("=");
+            line.push(value);
+            text(line)
+        };
+        let env: Vec<CString> = program.env.iter().map(pair).collect::<io::Result<_>>()?;
+        nix::unistd::chdir(&program.folder)?;
+        for fd in passed {
+            // SAFETY: no pointers; the descriptor is open for as long as it is borrowed.
+            check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) })?;
+        }
+        signal::all_to_default();
+        drop(mask);
+        Ok(nix::unistd::execve(&path, &args, &env)?)
+    };
+    match become_it() {
+        Err(error) => error,
+        Ok(never) => match never {},
+    }
+}
+
+/// Has orphans among our descendants become our children (prctl(2)), as they do anyway with process 1.
+pub fn adopt_orphans() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_child_subreaper(true)?)
+}
+
+/// Takes a variable out of the environment, so that no child finds it. False when more than one thread runs, for another
+/// could be reading the environment.
+pub fn forget_variable(name: &str) -> bool {
+    if !matches!(threads(), Ok(1)) {
+        return false;
+    }
+    #[expect(clippy::disallowed_methods, reason = "it was meant for this process alone")]
+    // SAFETY: this process has one thread, checked above.
+    unsafe {
+        std::env::remove_var(name)
+    };
+    true
+}
+
 /// Number of threads of this process.
 pub fn threads() -> io::Result<usize> {
     // The link count of the folder is two more than its entries and costs one call instead of three.
@@ -147,9 +255,13 @@ pub fn is_in_foreground() -> bool {
     nix::unistd::tcgetpgrp(&terminal).is_ok_and(|group| group == nix::unistd::getpgrp())
 }
 
-/// Reaps one child that has ended.
-pub fn reap(pid: Pid) {
-    let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid.0), Some(WaitPidFlag::WNOHANG));
+/// Reaps one child that has ended; gives the most memory that was ever resident in it, in bytes (wait4(2)).
+pub fn reap(pid: Pid) -> u64 {
+    // SAFETY: all zeros is a valid rusage: one of a process that used nothing.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes to the live struct; how the child ended was asked for before.
+    unsafe { libc::wait4(pid.0, std::ptr::null_mut(), libc::WNOHANG, &mut usage) };
+    u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024
 }
 
 /// Kills a child that was not reaped yet, so that its id cannot belong to another process.
@@ -170,6 +282,12 @@ pub fn kill_when_parent_ends(parent: Pid) -> io::Result<bool> {
     Ok(Pid::parent() == parent)
 }
 
+/// Lets other processes come first, but is not starved by them (setpriority(2)).
+pub fn be_nice() {
+    // SAFETY: no pointers; one that cannot be had changes nothing.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 4) };
+}
+
 /// Raises the soft limit of open files to the hard one.
 pub fn raise_open_files() -> io::Result<()> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -178,6 +296,14 @@ pub fn raise_open_files() -> io::Result<()> {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     }
     Ok(())
+}
+
+/// Resident memory of a process in bytes (proc_pid_statm(5)); None when there is no such process.
+pub fn memory_of(pid: Pid) -> Option<u64> {
+    let pages = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let resident: u64 = pages.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
+    Some(resident.saturating_mul(page.unsigned_abs()))
 }
 
 /// The process's break, its end of heap.

@@ -1,8 +1,8 @@
 //! Memory behind a descriptor: words that every process writes, and bytes that nobody can.
 //!
 //! Takes a name and a number of 64-bit words, or bytes; gives the words zeroed as plain atomics that live as long as
-//! the process, or the bytes sealed in a memfd. What they mean is the caller's business. There are no locks here and none may be put in: whoever dies at any
-//! instruction leaves atomics that the others can still read.
+//! the process, or the bytes sealed in a memfd. What they mean is the caller's business. There are no locks here and none
+//! may be put in: whoever dies at any instruction leaves atomics that the others can still read.
 #![allow(unsafe_code)]
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -39,13 +39,41 @@ pub fn create(name: &str, count: usize) -> io::Result<Shared> {
         &fd,
         nix::fcntl::FcntlArg::F_ADD_SEALS(nix::fcntl::SealFlag::from_bits_truncate(seals)),
     )?;
+    map(fd, len)
+}
+
+/// Maps memory that another process created, if it is `count` words long and can never change its size; else None.
+pub fn open(fd: OwnedFd, count: usize) -> io::Result<Option<Shared>> {
+    let len = count
+        .checked_mul(8)
+        .and_then(NonZeroUsize::new)
+        .ok_or(io::ErrorKind::InvalidInput)?;
+    // Asked first: what is no memfd has no seals.
+    let Ok(seals) = fcntl(&fd, FcntlArg::F_GET_SEALS) else {
+        return Ok(None);
+    };
+    let fixed = (SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW).bits();
+    let file = File::from(fd);
+    if seals & fixed != fixed || file.metadata()?.len() != len.get() as u64 {
+        return Ok(None);
+    }
+    map(file.into(), len).map(Some)
+}
+
+fn map(fd: OwnedFd, len: NonZeroUsize) -> io::Result<Shared> {
     let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-    // SAFETY: a fresh shared mapping at an address the kernel chooses; it is never unmapped, hence 'static.
+    // SAFETY: a new shared mapping at an address the kernel chooses; it is never unmapped, hence 'static.
     let start = unsafe { mmap(None, len, protection, MapFlags::MAP_SHARED, &fd, 0)? };
-    // SAFETY: the mapping is page-aligned, `count` words long, zero-filled (a valid AtomicU64) and, as all access
-    // goes through atomics, may be written by other processes at any time.
-    let words = unsafe { std::slice::from_raw_parts(start.as_ptr().cast::<AtomicU64>(), count) };
+    // SAFETY: the mapping is page-aligned, `len` bytes long as is the sealed memfd behind it, whatever bits it holds are
+    // valid AtomicU64s and, as all access goes through atomics, may be written by other processes at any time.
+    let words = unsafe { std::slice::from_raw_parts(start.as_ptr().cast::<AtomicU64>(), len.get() / 8) };
     Ok(Shared { words, fd })
+}
+
+/// An empty file in memory that a child can fill and its parent read.
+pub fn scratch(name: &str) -> io::Result<File> {
+    let name = CString::new(name)?;
+    Ok(memfd_create(name.as_c_str(), MFdFlags::MFD_CLOEXEC)?.into())
 }
 
 /// How often sealing is tried. The kernel waits some 150 ms for others to let go of a page, and on a busy machine it can

@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 use super::fd::{EventFd, wake_raw};
+use super::process::Pid;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, pthread_sigmask};
 use signal_hook::SigId;
 use std::io;
@@ -143,6 +144,23 @@ pub fn on_stop(ask: impl Fn() + Send + Sync + Copy + 'static, wake: &EventFd) ->
         unsafe { signal_hook::low_level::register(number, heard) }?;
     }
     Ok(())
+}
+
+/// Before another program is executed: every signal does again what it does by default. Signals are still blocked.
+pub(super) fn all_to_default() {
+    for number in 1..=libc::SIGRTMAX() {
+        // SAFETY: the default installs no handler. The two that cannot be changed, and those of glibc, are refused.
+        unsafe { libc::signal(number, libc::SIG_DFL) };
+    }
+}
+
+/// Passes a signal on to a process that was not reaped yet.
+pub fn send(pid: Pid, signal: Signal) {
+    if let Some((_, number)) = HEARD.into_iter().find(|(heard, _)| *heard == signal)
+        && let Ok(number) = nix::sys::signal::Signal::try_from(number)
+    {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.as_raw()), number);
+    }
 }
 
 /// All signals blocked; dropping it restores the mask that was.

@@ -6,7 +6,7 @@
 
 use super::fd::check;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, bind, getpeername,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, bind, connect, getpeername,
     getsockname, getsockopt, listen, setsockopt, shutdown, socket, sockopt,
 };
 use std::io;
@@ -66,6 +66,40 @@ pub fn listen_unix(path: &Path, backlog: u32) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
+/// As [`listen_unix`], with a file that is never open to more than its owner, whatever the umask.
+pub fn listen_unix_alone(path: &Path, backlog: u32) -> io::Result<OwnedFd> {
+    use nix::sys::stat::{Mode, fchmod};
+    let address = UnixAddr::new(path)?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    // bind(2) makes the file with the mode that the socket has, less the umask (unix_bind_bsd in the kernel's af_unix.c).
+    fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    bind(fd.as_raw_fd(), &address)?;
+    start_listening(&fd, backlog)?;
+    Ok(fd)
+}
+
+/// A connection to a Unix stream socket, without waiting: `WouldBlock` when the queue behind it is full.
+pub fn connect_unix(path: &Path) -> io::Result<OwnedFd> {
+    let address = UnixAddr::new(path)?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(fd.as_raw_fd(), &address)?;
+    Ok(fd)
+}
+
+/// The user id of the process at the other end of a Unix socket, as it was when it connected (SO_PEERCRED, unix(7)).
+pub fn peer_user(fd: &impl AsFd) -> io::Result<u32> {
+    Ok(getsockopt(fd, sockopt::PeerCredentials)?.uid())
+}
+
+/// Whether the other end of a Unix stream socket is closed altogether, not just for writing (POLLHUP, poll(2)).
+pub fn is_gone(fd: &impl AsFd) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut set = [PollFd::new(fd.as_fd(), PollFlags::empty())];
+    matches!(poll(&mut set, PollTimeout::ZERO), Ok(1))
+}
+
 fn start_listening(fd: &OwnedFd, backlog: u32) -> io::Result<()> {
     let backlog = Backlog::new(i32::try_from(backlog).unwrap_or(i32::MAX)).unwrap_or(Backlog::MAXCONN);
     Ok(listen(fd, backlog)?)
@@ -107,12 +141,6 @@ fn address(storage: &SockaddrStorage) -> Address {
     }
 }
 
-/// The pending error of a socket (SO_ERROR), which asking clears.
-pub fn take_error(fd: &impl AsFd) -> io::Result<Option<io::Error>> {
-    let code = getsockopt(fd, sockopt::SocketError)?;
-    Ok((code != 0).then(|| io::Error::from_raw_os_error(code)))
-}
-
 /// Sends small segments at once (TCP_NODELAY).
 pub fn set_nodelay(fd: &impl AsFd) -> io::Result<()> {
     Ok(setsockopt(fd, sockopt::TcpNoDelay, &true)?)
@@ -132,7 +160,7 @@ pub fn shutdown_write(fd: &impl AsFd) -> io::Result<()> {
     Ok(shutdown(fd.as_fd().as_raw_fd(), nix::sys::socket::Shutdown::Write)?)
 }
 
-/// Takes nothing more: on a listening Unix socket new callers are refused while the queue can still be accepted.
+/// Has the close of a TCP connection reset it and drop what was not sent yet (SO_LINGER of zero, socket(7)).
 pub fn reset_on_close(fd: &impl AsFd) -> io::Result<()> {
     let linger = libc::linger {
         l_onoff: 1,
@@ -141,7 +169,7 @@ pub fn reset_on_close(fd: &impl AsFd) -> io::Result<()> {
     Ok(setsockopt(fd, sockopt::Linger, &linger)?)
 }
 
-/// No more is read or accepted.
+/// Takes nothing more: on a listening Unix socket new callers are refused while the queue can still be accepted.
 pub fn shutdown_read(fd: &impl AsFd) -> io::Result<()> {
     Ok(shutdown(fd.as_fd().as_raw_fd(), nix::sys::socket::Shutdown::Read)?)
 }
@@ -149,6 +177,27 @@ pub fn shutdown_read(fd: &impl AsFd) -> io::Result<()> {
 /// Ends both halves; whoever is blocked on the socket wakes.
 pub fn shutdown_both(fd: &impl AsFd) -> io::Result<()> {
     Ok(shutdown(fd.as_fd().as_raw_fd(), nix::sys::socket::Shutdown::Both)?)
+}
+
+/// Sends what fits at once, whoever else may use the socket; gives the number of bytes that left.
+pub fn send_now(fd: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    use nix::sys::socket::{MsgFlags, send};
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    Ok(send(fd.as_fd().as_raw_fd(), bytes, flags)?)
+}
+
+/// Ends a connection by a reset, at once, while its descriptor stays open: over TCP by dissolving it (connect(2),
+/// AF_UNSPEC). A Unix socket knows no reset; its client sees the end of the stream.
+pub fn break_off(fd: &impl AsFd) -> io::Result<()> {
+    // SAFETY: all zeros is a valid sockaddr: the family AF_UNSPEC, and nothing else of it is read.
+    let nowhere: libc::sockaddr = unsafe { std::mem::zeroed() };
+    let len = size_of::<libc::sockaddr>() as libc::socklen_t;
+    // SAFETY: `nowhere` is live and `len` bytes long.
+    let dissolved = check(unsafe { libc::connect(fd.as_fd().as_raw_fd(), &raw const nowhere, len) });
+    match dissolved {
+        Ok(_) => Ok(()),
+        Err(_) => shutdown_both(fd),
+    }
 }
 
 /// Makes a listening TCP socket deaf to new callers while handshakes under way and the queue go on.
@@ -180,6 +229,64 @@ pub fn drop_new_callers(listener: &impl AsFd) -> io::Result<()> {
     let raw = listener.as_fd().as_raw_fd();
     // SAFETY: the kernel copies the program, which lives until the call returns.
     check(unsafe { libc::setsockopt(raw, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, pointer, len) }).map(|_| ())
+}
+
+/// Has a listening TCP socket refuse new callers while handshakes under way and the queue go on. It cannot be undone.
+///
+/// For who may not attach a filter: Linux 6.18 asks for CAP_NET_ADMIN where the socket is TCP. Bound to an interface that does not
+/// exist (SO_BINDTOIFINDEX, Linux 5.0), the listener is found by nobody's SYN any more.
+pub fn refuse_new_callers(listener: &impl AsFd) -> io::Result<()> {
+    let nowhere = libc::c_int::MAX;
+    let (pointer, len) = ((&raw const nowhere).cast(), size_of::<libc::c_int>() as libc::socklen_t);
+    let raw = listener.as_fd().as_raw_fd();
+    // SAFETY: the option takes an int, which lives until the call returns.
+    check(unsafe { libc::setsockopt(raw, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, pointer, len) }).map(|_| ())
+}
+
+/// Whether [`refuse_new_callers`] is in force.
+pub fn refuses_new_callers(listener: &impl AsFd) -> bool {
+    let mut interface: libc::c_int = 0;
+    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+    let raw = listener.as_fd().as_raw_fd();
+    let value = (&raw mut interface).cast();
+    // SAFETY: both pointers are to live variables of the sizes given.
+    let asked = unsafe { libc::getsockopt(raw, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, value, &mut len) };
+    asked == 0 && interface == libc::c_int::MAX
+}
+
+/// Whether [`drop_new_callers`] is in force: the filter of a socket can be asked for its length.
+pub fn drops_new_callers(listener: &impl AsFd) -> bool {
+    let mut len: libc::socklen_t = 0;
+    let raw = listener.as_fd().as_raw_fd();
+    // SAFETY: with a length of zero the kernel only says how many instructions there are.
+    let asked = unsafe {
+        libc::getsockopt(
+            raw,
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            std::ptr::null_mut(),
+            &mut len,
+        )
+    };
+    asked == 0 && len > 0
+}
+
+/// Whether [`shutdown_read`] was called on a listening Unix socket.
+pub fn is_shut_for_reading(listener: &impl AsFd) -> bool {
+    // By hand: nix does not know this flag and would say that nothing was found.
+    let mut set = libc::pollfd {
+        fd: listener.as_fd().as_raw_fd(),
+        events: libc::POLLRDHUP,
+        revents: 0,
+    };
+    // SAFETY: one live pollfd; the call does not wait.
+    let looked = unsafe { libc::poll(&mut set, 1, 0) };
+    looked == 1 && set.revents & libc::POLLRDHUP != 0
+}
+
+/// Changes the length of the accept queue of a socket that listens (listen(2)).
+pub fn set_backlog(listener: &OwnedFd, backlog: u32) -> io::Result<()> {
+    start_listening(listener, backlog)
 }
 
 /// Undoes [`drop_new_callers`]; nothing to undo is fine.

@@ -1,7 +1,7 @@
 //! The clock that every deadline and every age is measured with.
 //!
 //! Takes nothing; gives nanoseconds of CLOCK_MONOTONIC, which all processes of one machine share, so that a time
-//! written by a worker can be compared by the master. Wall-clock time is the logs' business, not ours.
+//! written by a worker can be compared by the master. Wall-clock time is told, never measured with.
 #![allow(unsafe_code)]
 
 use std::time::Duration;
@@ -17,4 +17,10 @@ pub fn monotonic_ns() -> u64 {
 /// A duration in nanoseconds, capped at what 64 bits hold (584 years).
 pub fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Seconds since 1970, for people.
+pub fn unix_seconds() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
