@@ -6,12 +6,13 @@
 //! Values come from clients, so each is escaped: combined as nginx does it (`\x22`), JSON by RFC 8259 section 7.
 #![forbid(unsafe_code)]
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::config::{AccessFormat, AccessTarget, Log};
 use crate::scoreboard::LogBuffer;
+use crate::sys::fd;
 
 /// What a line says.
 #[derive(Debug, Clone, Default)]
@@ -46,6 +47,8 @@ pub struct Entry<'a> {
 
 /// Bytes that are held back before they are written.
 const FLUSH_AT: usize = 32 * 1024;
+/// Bytes that a pipe takes in one piece (pipe(7), PIPE_BUF).
+const PIECE: usize = 4096;
 
 /// A worker's access log.
 pub struct AccessLog {
@@ -56,6 +59,8 @@ pub struct AccessLog {
     line: Vec<u8>,
     /// What `held` holds, for this process to write.
     out: Vec<u8>,
+    /// What `held` has flushed in all, as far as this knows.
+    flushed: u64,
     clock: Clock,
     worker: String,
 }
@@ -81,6 +86,7 @@ impl AccessLog {
             held,
             line: Vec::with_capacity(512),
             out: Vec::new(),
+            flushed: held.flushed_so_far(),
             clock: Clock::default(),
             worker: about(worker, std::process::id(), generation),
         }))
@@ -88,6 +94,7 @@ impl AccessLog {
 
     /// Writes one line; soon, not at once.
     pub fn write(&mut self, entry: &Entry<'_>) {
+        self.catch_up();
         self.line.clear();
         let now = SystemTime::now();
         match self.format {
@@ -98,22 +105,40 @@ impl AccessLog {
             self.flush();
         }
         // Twice: here to be written, there to be found by the master should this worker die first.
-        self.held.append(&self.line);
+        if !self.held.append(&self.line) {
+            self.lose();
+            self.held.append(&self.line);
+        }
         self.out.extend_from_slice(&self.line);
     }
 
     /// Writes what is held back.
     pub fn flush(&mut self) {
+        self.catch_up();
         if self.out.is_empty() {
             return;
         }
-        // Whatever became of it: held back for ever it would block all lines after it.
-        let outcome = self.send();
-        self.held.flushed(self.out.len());
-        if let Err(error) = outcome {
+        let count = self.sink.send(&self.out).unwrap_or_else(|error| {
             tracing::error!("access log: {} bytes could not be written: {error}", self.out.len());
+            // Held back for ever they would block all lines after them.
+            self.out.len()
+        });
+        self.sent(count);
+    }
+
+    /// Forgets what nobody has taken, to make room.
+    fn lose(&mut self) {
+        if !self.out.is_empty() {
+            let count = self.out.len();
+            tracing::error!("access log: {count} bytes are lost: nobody reads standard output");
+            self.sent(count);
         }
-        self.out.clear();
+    }
+
+    fn sent(&mut self, count: usize) {
+        self.held.flushed(count);
+        self.flushed = self.held.flushed_so_far();
+        self.out.drain(..count);
     }
 
     /// Opens the file anew, after it was renamed (USR1).
@@ -125,12 +150,57 @@ impl AccessLog {
         }
     }
 
-    fn send(&mut self) -> io::Result<()> {
-        match &mut self.sink {
-            Sink::Stdout => io::stdout().lock().write_all(&self.out),
-            Sink::File(file) => file.write_all(&self.out),
+    /// Another thread may have written what was held back while this one was held up (see [`stand_in`]).
+    fn catch_up(&mut self) {
+        if self.flushed != self.held.flushed_so_far() {
+            self.flushed = self.held.flushed_so_far();
+            self.out.clear();
+            self.held.copy_pending(&mut self.out);
         }
     }
+}
+
+impl Sink {
+    /// Writes lines: how many bytes of them. Standard output may be a pipe that nobody reads, and no client waits for that: what
+    /// finds no room there is tried again with the next lines.
+    fn send(&mut self, lines: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Stdout => Ok(to_stdout(lines)),
+            Self::File(file) => file.write_all(lines).map(|()| lines.len()),
+        }
+    }
+}
+
+/// In pieces of whole lines that a pipe takes at once, for other workers write to it too.
+fn to_stdout(lines: &[u8]) -> usize {
+    let mut done = 0;
+    while done < lines.len() {
+        let rest = &lines[done..];
+        let ends = || (1..=rest.len()).filter(|end| rest[end - 1] == b'\n');
+        let most = ends().take_while(|end| *end <= PIECE).last();
+        let end = most.or_else(|| ends().next()).unwrap_or(rest.len());
+        let written = fd::write_without_blocking(&io::stdout(), &rest[..end]);
+        done += written;
+        if written < end {
+            break;
+        }
+    }
+    done
+}
+
+/// Writes a line, and all that the worker's own thread has held back, while that thread is held up in a handler: it may
+/// not come back. It must not run meanwhile.
+///
+/// # Errors
+/// The log cannot be opened or written; the lines are left for the master then.
+pub fn stand_in(log: &Log, held: &LogBuffer, entry: &Entry<'_>, about: &str) -> io::Result<()> {
+    let Some(target) = &log.access else { return Ok(()) };
+    held.append(&render(log.access_format, entry, about));
+    let mut lines = Vec::new();
+    let count = held.copy_pending(&mut lines);
+    let sent = sink(target)?.send(&lines)?;
+    held.flushed(sent.min(count));
+    Ok(())
 }
 
 /// The line of a request that nobody else can write any more, in the form the log has.
@@ -155,10 +225,7 @@ fn sink(target: &AccessTarget) -> io::Result<Sink> {
     Ok(match target {
         AccessTarget::Stdout => Sink::Stdout,
         AccessTarget::File(path) => Sink::File(
-            OpenOptions::new()
-                .append(true)
-                .create(true)
-                .open(path)
+            fd::append_to(path)
                 .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?,
         ),
     })

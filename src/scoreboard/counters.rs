@@ -12,6 +12,21 @@ pub const LATENCY_BOUNDS: [u64; 19] = [
     5_000_000, 10_000_000, 30_000_000, 60_000_000,
 ];
 
+/// Words that counters take.
+pub(super) const COUNTER_WORDS: usize = 56;
+
+/// A named timeout that a worker enforces; `boot` is the master's, and so is `drain` where the worker itself hangs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Timeout {
+    Header,
+    Body,
+    Request,
+    Write,
+    KeepAlive,
+    Drain,
+}
+
 /// Counters of one worker. All but the two gauges only grow.
 #[derive(Debug)]
 pub struct Counters {
@@ -27,8 +42,6 @@ pub struct Counters {
     pub accepts: &'static AtomicU64,
     /// Requests whose bytes crossed our close at a stop.
     pub raced: &'static AtomicU64,
-    /// Requests accepted by the kernel that got no full answer.
-    pub lost: &'static AtomicU64,
     /// Requests whose client went away first.
     pub aborted: &'static AtomicU64,
     /// Panics caught in handlers.
@@ -37,6 +50,12 @@ pub struct Counters {
     pub bytes_out: &'static AtomicU64,
     /// How long requests took.
     pub latency: Histogram,
+    /// Expired timeouts, by [`Timeout`].
+    pub timeouts: [&'static AtomicU64; 6],
+    /// Connections handed to another worker.
+    pub handed_over: &'static AtomicU64,
+    /// Connections taken over from another worker.
+    pub taken_over: &'static AtomicU64,
 }
 
 /// Counts of durations in the buckets of [`LATENCY_BOUNDS`].
@@ -71,7 +90,6 @@ impl Counters {
             status: std::array::from_fn(|_| next()),
             accepts: next(),
             raced: next(),
-            lost: next(),
             aborted: next(),
             panics: next(),
             bytes_out: next(),
@@ -79,6 +97,21 @@ impl Counters {
                 buckets: std::array::from_fn(|_| next()),
                 sum: next(),
             },
+            timeouts: std::array::from_fn(|_| next()),
+            handed_over: next(),
+            taken_over: next(),
         }
+    }
+
+    /// Every word, in one order: for sums.
+    pub(super) fn words(&self) -> Vec<&'static AtomicU64> {
+        let mut words = vec![self.open, self.in_flight, self.requests];
+        words.extend(self.status);
+        words.extend([self.accepts, self.raced, self.aborted, self.panics, self.bytes_out]);
+        words.extend(self.latency.buckets);
+        words.push(self.latency.sum);
+        words.extend(self.timeouts);
+        words.extend([self.handed_over, self.taken_over]);
+        words
     }
 }

@@ -4,7 +4,8 @@
 //! once the worker is dead. It opens no file.
 #![forbid(unsafe_code)]
 
-use super::{LOG, word_of};
+use super::LOG;
+use super::text::word_of;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Access lines that a worker has finished but not written yet: a ring with one writer.
@@ -60,6 +61,11 @@ impl LogBuffer {
     pub fn pending(&self) -> usize {
         let committed = self.committed.load(Ordering::Acquire);
         (committed.saturating_sub(self.flushed.load(Ordering::Relaxed)) as usize).min(LOG)
+    }
+
+    /// Number of bytes that were ever flushed.
+    pub fn flushed_so_far(&self) -> u64 {
+        self.flushed.load(Ordering::Relaxed)
     }
 
     /// Copies what is pending behind `into`; gives its length, for [`LogBuffer::flushed`] once it is written.
