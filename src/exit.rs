@@ -43,6 +43,22 @@ impl Exit {
     }
 }
 
+impl Exit {
+    /// The one of this number, which a master says of itself.
+    pub fn of(code: i32) -> Option<Self> {
+        let all = [
+            Self::Done,
+            Self::Refused,
+            Self::CommandLine,
+            Self::Start,
+            Self::Config,
+            Self::Module,
+            Self::NoServer,
+        ];
+        all.into_iter().find(|exit| i32::from(exit.code()) == code)
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit.code())

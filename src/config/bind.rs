@@ -13,7 +13,7 @@ use super::Bind;
 use super::value::Refusal;
 
 /// Longest path that fits sockaddr_un with its closing NUL (unix(7)).
-const UNIX_PATH_MAX: usize = 107;
+pub(super) const UNIX_PATH_MAX: usize = 107;
 
 impl Default for Bind {
     fn default() -> Self {

@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::bind::UNIX_PATH_MAX;
 use super::draft::{Draft, Loaded};
 use super::finding::Finding;
 use super::origin::Origin;
@@ -17,7 +18,9 @@ use super::{AccessTarget, Bind};
 pub fn values(draft: &mut Draft) {
     mounts(draft);
     listeners(draft);
+    beside_listeners(draft);
     limits(draft);
+    recycling(draft);
 }
 
 fn mounts(draft: &mut Draft) {
@@ -92,9 +95,77 @@ fn listeners(draft: &mut Draft) {
     draft.findings.append(&mut findings);
 }
 
+/// The monitor and the control socket have addresses of their own.
+fn beside_listeners(draft: &mut Draft) {
+    let same = |one: &Bind, other: &Bind| {
+        // Port 0 asks for any free port, each time another.
+        one == other && !matches!(one, Bind::Tcp(address) if address.port() == 0)
+    };
+    let taken = |draft: &Draft, bind: &Bind| {
+        let listener = draft
+            .listeners
+            .iter()
+            .find(|listener| same(&listener.value.bind, bind))?;
+        Some(listener.origin("bind"))
+    };
+    if let Some(admin) = draft.config.admin.clone()
+        && let Some(first) = taken(draft, &admin)
+    {
+        let origin = draft.origins.of("admin.bind").clone();
+        let help = format!("the listener is at {first}; the admin pages need another port or path");
+        draft.find(
+            origin,
+            format!("[admin] bind and a listener have the address {admin}"),
+            Some(help),
+        );
+    }
+    let Some(control) = draft.config.control.clone() else {
+        return;
+    };
+    let origin = draft.origins.of("control.socket").clone();
+    let length = control.as_os_str().len();
+    if length > UNIX_PATH_MAX {
+        let message = format!(
+            "`control.socket` is too long for a Unix socket: {length} bytes, the kernel takes {UNIX_PATH_MAX} (unix(7))"
+        );
+        draft.find(origin.clone(), message, None);
+    }
+    let control = Bind::Unix(control);
+    let also = if draft.config.admin.as_ref() == Some(&control) {
+        Some(draft.origins.of("admin.bind").clone())
+    } else {
+        taken(draft, &control)
+    };
+    if let Some(first) = also {
+        let message = format!("the control socket has the address {control}, which is taken");
+        draft.find(origin, message, Some(format!("the first is at {first}")));
+    }
+}
+
+/// Numbers that mean nothing without another.
+fn recycling(draft: &mut Draft) {
+    let limits = &draft.config.limits;
+    if limits.max_requests_jitter > 0 && limits.max_requests == 0 {
+        let origin = draft.origins.of("limits.max-requests-jitter").clone();
+        let help = "set `max-requests` too, or leave the jitter out";
+        draft.find(
+            origin,
+            "`limits.max-requests-jitter` has no meaning without `limits.max-requests`",
+            Some(help.to_owned()),
+        );
+    }
+}
+
 fn limits(draft: &mut Draft) {
     let limits = draft.config.limits.clone();
+    let unlimited = |limit: u64| if limit == 0 { u64::MAX } else { limit };
     let pairs = [
+        (
+            "memory-soft",
+            limits.memory_soft,
+            "memory-hard",
+            unlimited(limits.memory_hard),
+        ),
         ("body-buffer", limits.body_buffer as u64, "body", limits.body),
         (
             "request-line",
@@ -161,6 +232,10 @@ pub fn machine(
     look.parent("log.file", config.log.file.as_deref());
     if let Some(AccessTarget::File(path)) = &config.log.access {
         look.parent("log.access", Some(path));
+    }
+    look.parent("control.socket", config.control.as_deref());
+    if let Some(Bind::Unix(path)) = &config.admin {
+        look.parent("admin.bind", Some(path));
     }
     for (index, listener) in config.listeners.iter().enumerate() {
         if let Bind::Unix(path) = &listener.bind {

@@ -2,17 +2,21 @@
 //!
 //! Takes the arguments of the process; gives them as text under the names of their settings, and the few switches that
 //! are no settings. What the text means is decided in `setting`, so that a flag, a variable and a line of the file are
-//! held to the same rules. It defines no verbs and no positional arguments, which leaves room for `appserver reload`.
+//! held to the same rules. The verbs are in `verb`; without one the process is a server.
 #![forbid(unsafe_code)]
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches, Parser};
 
 use super::draft::Draft;
 use super::origin::Origin;
 use super::setting;
 use super::value::Given;
+use super::verb::Verb;
 
 /// A preforking application server for native handlers.
 #[derive(Debug, Clone, Parser)]
@@ -24,11 +28,21 @@ use super::value::Given;
         One master supervises N workers that accept from one shared socket and call the handler in a shared library. \
         A setting is taken from its flag, else from its environment variable (APPSERVER_WORKERS, \
         APPSERVER_TIMEOUTS_KEEP_ALIVE, ...), else from the file, else it has its default. \
-        `--print-config` shows what holds and why.",
+        `--print-config` shows what holds and why.\n\n\
+        Without a verb a server is started. The verbs speak to a running one over its control socket, wait for the \
+        outcome and tell it.",
     after_help = "Exit codes: 0 stopped as asked, 2 bad command line, 3 could not bind or start, \
-        4 bad configuration, 5 module refused.\nSee appserver(8) and appserver.toml(5)."
+        4 bad configuration, 5 module refused.\nOf a verb: 0 done, 1 refused or failed, 2 bad command line, \
+        6 no server there.\nSee appserver(8) and appserver.toml(5).",
+    override_usage = "appserver [OPTIONS]\n       appserver <VERB> [OPTIONS]",
+    subcommand_value_name = "VERB",
+    subcommand_help_heading = "Verbs, for a server that runs (`appserver help VERB` tells more)"
 )]
 pub struct Cli {
+    /// What to do about a running server; without one the process becomes a server.
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
+
     /// Read the settings from this TOML file
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -69,6 +83,9 @@ pub struct Cli {
     /// Work in this directory; relative paths of the settings start there
     #[arg(long, value_name = "DIR", help_heading = "Process")]
     pub chdir: Option<String>,
+    /// Hear the verbs at this Unix socket [default: none; under systemd, control.sock in the RuntimeDirectory]
+    #[arg(long, value_name = "PATH", help_heading = "Process")]
+    pub control: Option<String>,
     /// Length of the accept queue of every listener [default: 2048]
     #[arg(long, value_name = "N", help_heading = "Process")]
     pub backlog: Option<String>,
@@ -110,7 +127,7 @@ pub struct Cli {
 }
 
 /// Splits `KEY=VALUE`; the value may be empty and may hold further signs.
-fn argument(typed: &str) -> Result<(String, String), String> {
+pub(super) fn argument(typed: &str) -> Result<(String, String), String> {
     match typed.split_once('=') {
         Some(("", _)) => Err("the KEY before `=` is missing".to_owned()),
         Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
@@ -121,8 +138,38 @@ fn argument(typed: &str) -> Result<(String, String), String> {
 }
 
 impl Cli {
+    /// Reads the command line of this process; a bad one ends it, as do --help and --version.
+    #[must_use]
+    pub fn typed() -> Self {
+        Self::read_line(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// Reads a command line, the name of the command first.
+    pub(super) fn read_line<T: Into<OsString> + Clone>(line: impl IntoIterator<Item = T>) -> Result<Self, clap::Error> {
+        let mut command = Self::command();
+        let matches = command.try_get_matches_from_mut(line)?;
+        let mut cli = Self::from_arg_matches(&matches)?;
+        let Some(verb) = &mut cli.verb else { return Ok(cli) };
+        // Of the server's options a verb heeds those that tell which server is meant; of the others nothing would come.
+        let is_stray = |id: &&clap::Id| {
+            let typed = matches.value_source(id.as_str()) == Some(ValueSource::CommandLine);
+            typed && !["config", "control"].contains(&id.as_str())
+        };
+        let stray = command.get_arguments().map(clap::Arg::get_id).find(is_stray).cloned();
+        if let Some(id) = stray {
+            let option = id.as_str().replace('_', "-");
+            let message = format!("--{option} is an option of the server: it cannot stand before a verb");
+            return Err(command.error(ErrorKind::ArgumentConflict, message));
+        }
+        if let Some(speak) = verb.speak_mut() {
+            speak.config = speak.config.take().or_else(|| cli.config.clone());
+            speak.control = speak.control.take().or_else(|| cli.control.clone().map(PathBuf::from));
+        }
+        Ok(cli)
+    }
+
     /// The scalar settings that have a flag: table, key, flag, text.
-    fn scalars(&self) -> [(&'static str, &'static str, &'static str, Option<&str>); 17] {
+    fn scalars(&self) -> [(&'static str, &'static str, &'static str, Option<&str>); 18] {
         [
             ("", "module", "--module", self.module.as_deref()),
             ("", "workers", "--workers", self.workers.as_deref()),
@@ -133,6 +180,7 @@ impl Cli {
             ("", "umask", "--umask", self.umask.as_deref()),
             ("", "chdir", "--chdir", self.chdir.as_deref()),
             ("", "backlog", "--backlog", self.backlog.as_deref()),
+            ("control", "socket", "--control", self.control.as_deref()),
             (
                 "timeouts",
                 "request",
@@ -170,13 +218,34 @@ impl Cli {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn clap_finds_the_definition_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_manual_names_every_option_and_every_verb() {
+        let manual = include_str!("../../packaging/man/appserver.8");
+        let command = Cli::command();
+        let named = |arg: &clap::Arg| {
+            let Some(long) = arg.get_long() else { return true };
+            ["help", "version"].contains(&long) || manual.contains(&format!("Fl Fl {long}"))
+        };
+        for arg in command.get_arguments() {
+            assert!(named(arg), "{}", arg.get_id());
+        }
+        for verb in command.get_subcommands() {
+            assert!(
+                manual.contains(&format!(".It Cm {}", verb.get_name())),
+                "{}",
+                verb.get_name()
+            );
+            for arg in verb.get_arguments() {
+                assert!(named(arg), "{} {}", verb.get_name(), arg.get_id());
+            }
+        }
     }
 
     #[test]

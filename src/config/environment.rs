@@ -11,7 +11,8 @@ use std::path::PathBuf;
 
 use super::draft::Draft;
 use super::origin::Origin;
-use super::setting::{self, PREFIX, RESERVED, RESERVED_TABLES, SETTINGS};
+use super::reserved;
+use super::setting::{self, PREFIX, SETTINGS};
 use super::value::{Given, nearest};
 
 /// Names the configuration file, as `--config` does.
@@ -74,10 +75,10 @@ fn is_service_link(name: &str) -> bool {
 }
 
 fn unknown(draft: &mut Draft, name: &str, origin: Origin) {
-    let later = RESERVED
+    let later = reserved::KEYS
         .iter()
         .any(|(table, key)| setting::variable(table, key) == name)
-        || RESERVED_TABLES
+        || reserved::TABLES
             .iter()
             .any(|table| name.starts_with(&setting::variable(table, "")));
     if later {

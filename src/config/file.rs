@@ -7,13 +7,16 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
 use super::draft::{Draft, Placed};
 use super::origin::{Origin, Spot};
+use super::reserved;
 use super::setting::{self, DISPATCHES, SETTINGS, TABLES};
 use super::value::{self, Given, Read, Refusal, nearest};
 use super::{Bind, Dispatch, Listener, Mount};
@@ -49,6 +52,25 @@ pub fn read(draft: &mut Draft, file: &Path, text: &str) {
         }
     }
     draft.mount_named = true;
+}
+
+/// The control socket that a file names, whatever else is wrong with the file: a verb looks for its server here, and
+/// the server is the one to say what is wrong. A relative path starts at the file's `chdir`.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn control_socket(file: &Path) -> io::Result<Option<PathBuf>> {
+    let text = fs::read_to_string(file)?;
+    let (document, _) = DeTable::parse_recoverable(&text);
+    let document = document.get_ref();
+    let path = |value: Option<&Value<'_>>| value?.get_ref().as_str().map(PathBuf::from);
+    let control = document.get("control").and_then(|table| table.get_ref().as_table());
+    let Some(socket) = path(control.and_then(|control| control.get("socket"))) else {
+        return Ok(None);
+    };
+    Ok(Some(
+        path(document.get("chdir")).map_or(socket.clone(), |folder| folder.join(&socket)),
+    ))
 }
 
 struct Reader<'a> {
@@ -96,7 +118,7 @@ impl Reader<'_> {
                         format!("write [{name}] on a line of its own"),
                     );
                 }
-                (name, _) if setting::is_reserved(name, "") => self.reserved(key, &format!("[{name}]")),
+                (name, _) if reserved::is_reserved(name, "") => self.reserved(key, &format!("[{name}]")),
                 _ => self.scalar("", key, value),
             }
         }
@@ -110,7 +132,7 @@ impl Reader<'_> {
                 let origin = self.origin(value);
                 self.draft.set(setting, Given::Toml(value.get_ref()), origin);
             }
-            _ if setting::is_reserved(table, name) => self.reserved(key, name),
+            _ if reserved::is_reserved(table, name) => self.reserved(key, name),
             _ => self.unknown(table, key),
         }
     }
@@ -263,7 +285,10 @@ impl Reader<'_> {
             .filter(|_| table.is_empty());
         let elsewhere = known
             .clone()
-            .find(|setting| setting.table != table && setting.key == name);
+            // `bind` is that of a listener first, although [admin] has one too.
+            .find(|setting| {
+                setting.table != table && setting.key == name && (table.is_empty(), name) != (true, "bind")
+            });
         let help = if let Some(setting) = elsewhere {
             match setting.table {
                 "" => Some(format!("`{name}` stands at the top, before the first [table]")),

@@ -14,26 +14,33 @@ mod file;
 mod finding;
 mod origin;
 mod print;
+mod reserved;
 mod setting;
 mod value;
+mod verb;
 
 pub use cli::Cli;
 pub use draft::{Loaded, load};
+pub use file::control_socket;
 pub use finding::{ConfigError, Finding};
 pub use origin::{Origin, Origins, Spot};
 pub use print::print;
+pub use verb::{Speak, Verb};
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Most workers there may be.
+pub const MOST_WORKERS: usize = 1024;
+
 /// Everything the server needs to know, validated.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// The file it was read from, for messages and reloads.
     pub file: Option<PathBuf>,
-    /// Number of worker processes (1 to 1024).
+    /// Number of worker processes (1 to [`MOST_WORKERS`]).
     pub workers: usize,
     /// Most threads of a worker's handler pool (1 to 1024).
     pub threads: usize,
@@ -57,6 +64,12 @@ pub struct Config {
     pub limits: Limits,
     /// `[log]`
     pub log: Log,
+    /// `[admin] bind`: where the monitor answers; nowhere when absent.
+    pub admin: Option<Bind>,
+    /// `[control] socket`: where the verbs are answered; nowhere when absent.
+    pub control: Option<PathBuf>,
+    /// `[reload] probe`: the target of a GET that each new generation must answer below 400 in a throw-away child.
+    pub probe: Option<String>,
 }
 
 /// Most threads of a handler pool unless told otherwise. They are started on demand, so an idle worker has none.
@@ -94,6 +107,9 @@ impl Config {
             timeouts: Timeouts::default(),
             limits: Limits::default(),
             log: Log::default(),
+            admin: None,
+            control: None,
+            probe: None,
         }
     }
 }
@@ -185,7 +201,7 @@ pub struct Timeouts {
     pub write: Duration,
     /// Longest idle time of a kept-alive connection.
     pub keep_alive: Duration,
-    /// From a stop to the kill of what has not finished.
+    /// From a stop to the last moment of what has not finished.
     pub drain: Duration,
 }
 
@@ -222,6 +238,16 @@ pub struct Limits {
     pub in_flight: usize,
     /// Bodies up to this are read before a handler thread is taken.
     pub body_buffer: usize,
+    /// A worker that has answered this many requests is replaced; 0 is never.
+    pub max_requests: usize,
+    /// Up to this many requests more, drawn by each worker, so that not all are replaced together.
+    pub max_requests_jitter: usize,
+    /// A worker that has lived this long is replaced; zero is never.
+    pub max_lifetime: Duration,
+    /// A worker with more resident memory (bytes) is replaced; 0 is no limit.
+    pub memory_soft: u64,
+    /// A worker with more resident memory (bytes) is killed; 0 is no limit.
+    pub memory_hard: u64,
 }
 
 impl Default for Limits {
@@ -235,6 +261,11 @@ impl Default for Limits {
             connections: 1024,
             in_flight: 256,
             body_buffer: 64 * 1024,
+            max_requests: 0,
+            max_requests_jitter: 0,
+            max_lifetime: Duration::ZERO,
+            memory_soft: 0,
+            memory_hard: 0,
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use super::draft::Draft;
 use super::value::{self, Given, Read};
-use super::{AccessFormat, AccessTarget, Config, Dispatch, Format, Level};
+use super::{AccessFormat, AccessTarget, Bind, Config, Dispatch, Format, Level};
 
 /// One scalar setting.
 pub struct Setting {
@@ -58,26 +58,7 @@ pub fn find(table: &str, key: &str) -> Option<&'static Setting> {
 }
 
 /// Tables that hold scalar settings.
-pub const TABLES: &[&str] = &["timeouts", "limits", "log"];
-
-/// Keys that have a meaning in a later version: refused by name, so that nobody believes they work.
-pub const RESERVED: &[(&str, &str)] = &[
-    ("", "preload"),
-    ("limits", "queue-age"),
-    ("limits", "max-requests"),
-    ("limits", "max-requests-jitter"),
-    ("limits", "max-lifetime"),
-    ("limits", "memory-soft"),
-    ("limits", "memory-hard"),
-];
-
-/// Tables that have a meaning in a later version.
-pub const RESERVED_TABLES: &[&str] = &["scaling", "quarantine", "proxy", "cache", "admin", "control", "reload"];
-
-/// Whether the key, or its whole table, is reserved.
-pub fn is_reserved(table: &str, key: &str) -> bool {
-    RESERVED.contains(&(table, key)) || RESERVED_TABLES.contains(&table)
-}
+pub const TABLES: &[&str] = &["timeouts", "limits", "log", "admin", "control", "reload"];
 
 /// Words of `[log] level`.
 pub const LEVELS: &[(&str, Level)] = &[
@@ -232,6 +213,50 @@ pub static SETTINGS: &[Setting] = &[
         number
     ),
     row!(
+        "limits",
+        "max-requests",
+        limits.max_requests,
+        |given| value::count(given, 0..=usize::MAX >> 1),
+        number
+    ),
+    row!(
+        "limits",
+        "max-requests-jitter",
+        limits.max_requests_jitter,
+        |given| value::count(given, 0..=usize::MAX >> 1),
+        number
+    ),
+    row!("limits", "max-lifetime", limits.max_lifetime, value::lifetime, duration),
+    row!(
+        "limits",
+        "memory-soft",
+        limits.memory_soft,
+        |given| value::size(given, 0..=i64::MAX as u64),
+        |bytes| { Some(quoted_size(*bytes)) }
+    ),
+    row!(
+        "limits",
+        "memory-hard",
+        limits.memory_hard,
+        |given| value::size(given, 0..=i64::MAX as u64),
+        |bytes| { Some(quoted_size(*bytes)) }
+    ),
+    row!(
+        "admin",
+        "bind",
+        admin,
+        |given| bind(given).map(Some),
+        |bind: &Option<Bind>| { bind.as_ref().map(|bind| quoted(&bind.to_string())) }
+    ),
+    row!(
+        "control",
+        "socket",
+        control,
+        |given| value::path(given).map(Some),
+        optional_path
+    ),
+    row!("reload", "probe", probe, |given| probe(given).map(Some), optional_text),
+    row!(
         "log",
         "level",
         log.level,
@@ -278,6 +303,23 @@ fn bytes(given: Given<'_>, least: u64, most: u64) -> Read<usize> {
 fn log_file(given: Given<'_>) -> Read<Option<std::path::PathBuf>> {
     let path = value::path(given)?;
     Ok((path.as_os_str() != "-").then_some(path))
+}
+
+/// An address to listen on.
+fn bind(given: Given<'_>) -> Read<Bind> {
+    value::text(given)?.parse()
+}
+
+/// The target of the probe request: what a GET may ask for in origin form (RFC 9112 section 3.2.1).
+pub fn probe(given: Given<'_>) -> Read<String> {
+    let target = value::text(given)?;
+    if target.starts_with('/') && target.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(target)
+    } else {
+        Err(value::Refusal::of(format!(
+            "must be the path of a request like \"/healthz\", not {target:?}"
+        )))
+    }
 }
 
 fn access(given: Given<'_>) -> Read<Option<AccessTarget>> {
@@ -360,7 +402,23 @@ mod tests {
                 assert_ne!(one.variable(), other.variable());
             }
             assert!(one.table.is_empty() || TABLES.contains(&one.table));
-            assert!(!is_reserved(one.table, one.key));
+            assert!(!super::super::reserved::is_reserved(one.table, one.key));
+        }
+    }
+
+    #[test]
+    fn the_manual_describes_every_setting_in_its_table() {
+        let manual = include_str!("../../packaging/man/appserver.toml.5");
+        for setting in SETTINGS.iter().filter(|setting| setting.in_file) {
+            let header = match setting.table {
+                "" => ".Ss Top level\n".to_owned(),
+                table => format!(".Ss [{table}]\n"),
+            };
+            let (_, section) = manual.split_once(&header).unwrap_or_else(|| panic!("{header}"));
+            let section = section.split(".Ss ").next().unwrap_or_default();
+            let items = section.lines().filter_map(|line| line.strip_prefix(".It Li "));
+            let found = items.flat_map(|items| items.split(" , ")).any(|key| key == setting.key);
+            assert!(found, "{}", setting.name());
         }
     }
 

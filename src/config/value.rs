@@ -109,7 +109,7 @@ pub fn workers(given: Given<'_>) -> Read<usize> {
     if given.str() == Some("auto") {
         return Ok(super::available_cpus());
     }
-    count(given, 1..=1024).map_err(|refusal| {
+    count(given, 1..=super::MOST_WORKERS).map_err(|refusal| {
         let help = refusal
             .help
             .unwrap_or_else(|| "\"auto\" gives one worker per CPU".to_owned());
@@ -127,6 +127,21 @@ pub fn duration(given: Given<'_>) -> Read<Duration> {
 
 /// A duration up to a day; zero means "at once".
 pub fn duration_or_zero(given: Given<'_>) -> Read<Duration> {
+    match time(given)? {
+        time if time <= LONGEST => Ok(time),
+        _ => Err(given.refuse("at most 24h")),
+    }
+}
+
+/// How long something may live, up to a year; zero means "for ever".
+pub fn lifetime(given: Given<'_>) -> Read<Duration> {
+    match time(given)? {
+        time if time <= LONGEST * 366 => Ok(time),
+        _ => Err(given.refuse("at most 8784h, a year")),
+    }
+}
+
+fn time(given: Given<'_>) -> Read<Duration> {
     const FORM: &str = "a duration like \"30s\", \"500ms\", \"2m\" or \"1h\"";
     let Some(text) = given.str() else {
         let refusal = given.refuse(FORM);
@@ -145,10 +160,7 @@ pub fn duration_or_zero(given: Given<'_>) -> Read<Duration> {
         "" => return Err(given.refuse(FORM).help(format!("a duration needs a unit: {number}s"))),
         _ => return Err(given.refuse(FORM).help("the units are ms, s, m and h")),
     };
-    match number.checked_mul(scale).map(Duration::from_millis) {
-        Some(time) if time <= LONGEST => Ok(time),
-        _ => Err(given.refuse("at most 24h")),
-    }
+    Ok(Duration::from_millis(number.saturating_mul(scale)))
 }
 
 /// A size in bytes within a range: `64KiB`, `10MB`, or a plain number of bytes.
