@@ -75,6 +75,7 @@ impl Call {
         }
         state.committed = true;
         let head = state.head.take().expect("ready only with a head");
+        self.status.store(head.status.as_u16(), Ordering::Relaxed);
         let written = !state.output.is_empty();
         let body = match std::mem::take(&mut state.source) {
             _ if state.upgraded => Body::Upgrade,
@@ -124,6 +125,7 @@ impl Call {
             let waiting = state.output.waiting.take();
             self.wake_sleepers(state);
             drop(waiting);
+            self.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             return Poll::Ready(Piece::Bytes(bytes));
         }
         match std::mem::take(&mut state.source) {
@@ -157,6 +159,7 @@ impl Call {
         }
         let mut state = self.lock();
         self.has_interim.store(false, Ordering::Release);
+        self.spoke.store(true, Ordering::Release);
         std::mem::take(&mut state.interim)
     }
 

@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -20,6 +20,8 @@ use super::output::{Output, Source};
 use super::request::Request;
 use super::start_response::{Fault, Head};
 use crate::handler::call::Waking;
+use crate::scoreboard::CallMark;
+use crate::sys::piece::Wire;
 
 thread_local! {
     /// This is the I/O thread, and handler code is running on it.
@@ -59,6 +61,20 @@ pub struct Call {
     took: AtomicU64,
     /// References the plugin holds.
     pub(super) held: AtomicUsize,
+    /// The connection it came on, while there is one to answer on.
+    pub wire: Wire,
+    /// Its record on the scoreboard.
+    pub mark: OnceLock<CallMark>,
+    /// The pool's thread that runs its handler code, 0 when none does.
+    thread: AtomicI32,
+    /// Status of the head that has left for the protocol.
+    pub(super) status: AtomicU16,
+    /// Bytes of its body that have left for the protocol.
+    pub(super) sent: AtomicU64,
+    /// An interim response has left.
+    pub(super) spoke: AtomicBool,
+    /// The watchdog has answered it and written its line.
+    settled: AtomicBool,
 }
 
 /// How far the handler is.
@@ -131,6 +147,13 @@ impl Call {
             inline: AtomicBool::new(false),
             took: AtomicU64::new(0),
             held: AtomicUsize::new(0),
+            wire: Wire::cut(),
+            mark: OnceLock::new(),
+            thread: AtomicI32::new(0),
+            status: AtomicU16::new(0),
+            sent: AtomicU64::new(0),
+            spoke: AtomicBool::new(false),
+            settled: AtomicBool::new(false),
         })
     }
 
@@ -223,7 +246,8 @@ impl Call {
 
     /// Marks the handler as failed and says why in the log.
     pub(super) fn fail(&self, state: &mut State, fault: &Fault) {
-        if matches!(state.stage, Stage::Done | Stage::Failed) && state.committed {
+        // Once is enough: a handler that was told of its fault mostly fails because of that.
+        if state.stage == Stage::Failed || (state.stage == Stage::Done && state.committed) {
             return;
         }
         state.stage = Stage::Failed;
@@ -239,9 +263,52 @@ impl Call {
         if state.committed {
             return false;
         }
-        self.fail(&mut state, &Fault("it did not answer within timeouts.request".into()));
+        state.stage = Stage::Failed;
         state.committed = true;
         true
+    }
+
+    /// The time for the next chunk is over, on whichever side that was noticed: nothing more is sent.
+    pub fn cut_off(&self) {
+        self.lock().stage = Stage::Failed;
+    }
+
+    /// Runs handler code on a thread of the pool, and shows which for as long as it runs.
+    pub fn on_thread(&self, thread: i32, run: impl FnOnce()) {
+        // While the handler is still running, another thread may close the iterator it gave: the one that came first is shown.
+        let first = self
+            .thread
+            .compare_exchange(0, thread, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok();
+        run();
+        if first {
+            self.thread.store(0, Ordering::Release);
+        }
+    }
+
+    /// The pool's thread that runs its handler code now.
+    pub fn thread(&self) -> Option<i32> {
+        Some(self.thread.load(Ordering::Acquire)).filter(|thread| *thread != 0)
+    }
+
+    /// Whether any byte of its answer, or before its answer, may have left.
+    pub fn has_spoken(&self) -> bool {
+        self.spoke.load(Ordering::Acquire)
+    }
+
+    /// What has left of its answer: the status, and bytes of the body.
+    pub fn told(&self) -> (u16, u64) {
+        (self.status.load(Ordering::Relaxed), self.sent.load(Ordering::Relaxed))
+    }
+
+    /// Says that its exchange is over but for what only the connection's own task can do.
+    pub fn settle(&self) {
+        self.settled.store(true, Ordering::Release);
+    }
+
+    /// Whether somebody else than the connection's task has answered it, counted it and written its line.
+    pub fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Acquire)
     }
 
     /// Tells the log what the handler did wrong, when the answer is too far gone to be changed.

@@ -29,16 +29,6 @@ impl Span {
     pub fn of(self, bytes: &[u8]) -> &[u8] {
         &bytes[self.start as usize..self.end as usize]
     }
-
-    /// Number of bytes.
-    pub fn len(self) -> usize {
-        (self.end - self.start) as usize
-    }
-
-    /// No bytes.
-    pub fn is_empty(self) -> bool {
-        self.start == self.end
-    }
 }
 
 /// A header field as sent, the value without the white space around it.

@@ -171,7 +171,7 @@ pub fn plain(status: u16, text: String, gate: &Rc<dyn Gate>, ledger: &Rc<Ledger>
 /// What every answer gets: the record's status, and `Connection: close` when the connection is to end.
 fn finish(response: &mut Response<ResponseBody>, gate: &Rc<dyn Gate>, ledger: &Rc<Ledger>) {
     ledger.note(|record| record.status = response.status().as_u16());
-    if gate.is_draining() {
+    if gate.is_draining() && !gate.hands_over(ledger) {
         ledger.closing.set(true);
     }
     if ledger.closing.get() {

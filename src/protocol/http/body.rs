@@ -19,6 +19,7 @@ use super::{Gate, phantom};
 use crate::gateway::Call;
 use crate::gateway::answer::Piece;
 use crate::gateway::request::Version;
+use crate::scoreboard::Timeout;
 
 /// See the module.
 pub struct ResponseBody {
@@ -41,6 +42,10 @@ struct Stream {
     /// Bytes of a file that have not been handed over yet.
     file: u64,
     ended: bool,
+    /// Hyper was given something to send after the head.
+    begun: bool,
+    /// It cannot go on.
+    broken: bool,
 }
 
 /// The handler broke off: hyper must cut the connection.
@@ -100,6 +105,8 @@ impl ResponseBody {
             left: declared,
             file: 0,
             ended: false,
+            begun: false,
+            broken: false,
         };
         Self {
             kind: Kind::Stream(stream),
@@ -110,13 +117,23 @@ impl ResponseBody {
 
 impl Stream {
     fn poll_piece(&mut self, cx: &mut Context<'_>, ledger: &Ledger) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        if ledger.expired.get() == Some(Phase::Chunk) {
-            self.call.set_client(abi::STATE_GONE);
-            let broken = self.break_off(ledger, "it did not yield its next chunk within timeouts.request");
-            ledger.note(|record| record.outcome = Outcome::Timeout);
-            return Poll::Ready(broken);
+        let mut over = ledger.expired.get() == Some(Phase::Chunk);
+        if over {
+            ledger.expired.set(None);
         }
         loop {
+            if self.broken {
+                // What came before is to leave first, be it only the head: with nothing sent, the close would look like that of an
+                // idle connection.
+                if !std::mem::replace(&mut self.begun, true) {
+                    ledger.chunk_out.set(true);
+                }
+                if ledger.chunk_out.get() {
+                    return Poll::Pending;
+                }
+                self.cut(ledger);
+                return Poll::Ready(Some(Err(Broken)));
+            }
             if self.file > 0 {
                 let piece = phantom::bytes(self.file);
                 self.file -= piece.len() as u64;
@@ -124,6 +141,14 @@ impl Stream {
             }
             let piece = match self.call.poll_output(cx) {
                 Poll::Ready(piece) => piece,
+                // Only now: a chunk that is there came in time.
+                Poll::Pending if over => {
+                    self.call.set_client(abi::STATE_GONE);
+                    self.gate.expired(ledger, Timeout::Request);
+                    self.cut(ledger);
+                    ledger.note(|record| record.outcome = Outcome::Timeout);
+                    return Poll::Ready(Some(Err(Broken)));
+                }
                 Poll::Pending => {
                     // A detached response takes the time it likes; its client is watched by `write`.
                     if ledger.bounding().is_none() && !self.call.is_detached() {
@@ -132,11 +157,13 @@ impl Stream {
                     return Poll::Pending;
                 }
             };
+            over = false;
             if ledger.bounding() == Some(Phase::Chunk) {
                 ledger.deadline.set(None);
             }
             match piece {
                 Piece::Bytes(bytes) => {
+                    self.begun = true;
                     ledger.chunk_out.set(true);
                     return Poll::Ready(self.admit(bytes, ledger));
                 }
@@ -152,19 +179,16 @@ impl Stream {
                         self.file = file.left;
                         ledger.files.borrow_mut().push_back(file);
                     }
-                    Err(fault) => return Poll::Ready(self.break_off(ledger, &fault.0)),
+                    Err(fault) => self.break_off(&fault.0),
                 },
                 Piece::End(_) if self.left.is_some_and(|left| left > 0) => {
-                    return Poll::Ready(self.break_off(ledger, "its body is shorter than its Content-Length"));
+                    self.break_off("its body is shorter than its Content-Length");
                 }
                 Piece::End(trailers) => {
                     self.ended = true;
                     return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
                 }
-                Piece::Failed => {
-                    self.cut(ledger);
-                    return Poll::Ready(Some(Err(Broken)));
-                }
+                Piece::Failed => self.broken = true,
             }
         }
     }
@@ -194,10 +218,9 @@ impl Stream {
             .set(self.left.is_none() && self.call.request.version == Version::Http10);
     }
 
-    fn break_off(&mut self, ledger: &Ledger, fault: &str) -> Option<Result<Frame<Bytes>, Broken>> {
+    fn break_off(&mut self, fault: &str) {
         self.call.complain(&format!("{fault}; the connection was cut"));
-        self.cut(ledger);
-        Some(Err(Broken))
+        self.broken = true;
     }
 }
 

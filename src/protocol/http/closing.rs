@@ -23,6 +23,9 @@ impl Guard {
     pub fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let unread = !self.buf.is_empty() || matches!(self.stage, Stage::Body(_));
         if self.ledger.reset.get() {
+            if self.ledger.shared.get() {
+                self.socket.break_off();
+            }
             self.socket.reset();
             return Poll::Ready(());
         }
@@ -31,6 +34,9 @@ impl Guard {
             self.unread = unread;
             // Only a client that has ended its side can send nothing more; one that asked for the close can, by mistake.
             if self.ended {
+                if self.ledger.shared.get() {
+                    self.socket.shut_writing();
+                }
                 return Poll::Ready(());
             }
             self.socket.shut_writing();

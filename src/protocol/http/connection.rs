@@ -7,26 +7,50 @@ use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
+use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use appserver_handler::abi;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::http1;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::guard::Guard;
+use super::leaving::Leave;
 use super::ledger::{Ledger, Outcome};
 use super::socket::Socket;
 use super::{Gate, Service, tunnel};
+use crate::handover::Passing;
 
-/// Serves a connection to its end.
-pub async fn serve<S: Service>(socket: Socket, ledger: Rc<Ledger>, service: Rc<S>) {
+/// Between two tries to hand a connection over.
+const RETRY: Duration = Duration::from_millis(5);
+/// A deadline that is noticed so late was not watched: this process was stopped, or its machine. Whoever is waited for could
+/// not show that they were in time, and gets as much again.
+pub const ASLEEP: Duration = Duration::from_millis(100);
+
+/// Serves a connection to its end, or until it is another worker's.
+pub async fn serve<S: Service>(socket: Socket, passing: Passing, ledger: Rc<Ledger>, service: Rc<S>) {
     let gate: Rc<dyn Gate> = service.clone();
-    let guard = Rc::new(RefCell::new(Guard::new(socket, ledger.clone(), gate.clone())));
+    let guard = Guard::new(socket, passing, ledger.clone(), gate.clone());
+    let guard = Rc::new(RefCell::new(guard));
     let mut timer = pin!(sleep_until(Instant::now()));
-    converse(&guard, &ledger, service, timer.as_mut()).await;
+    loop {
+        converse(&guard, &ledger, service.clone(), timer.as_mut()).await;
+        let leave = guard.borrow().leave;
+        match leave {
+            None => break,
+            // The last hold on the socket goes with the guard; to the client nothing happens.
+            Some(Leave::Taken) => return,
+            Some(Leave::HandOver) if hand_over(&guard, &ledger, &*gate).await => return,
+            // A request may lie in its buffer: it is served here and told of the end.
+            Some(Leave::HandOver) => guard.borrow_mut().stay(),
+        }
+    }
+    // Whatever hyper ended it for, from here on it is nobody else's.
+    guard.borrow_mut().set_idle(false);
     let upgrade = ledger.upgrade.borrow_mut().take();
     if let Some((head, call)) = upgrade {
         let (sent, finished) = tunnel::run(&guard, &ledger, &*gate, head, &call, timer.as_mut()).await;
@@ -54,6 +78,23 @@ pub async fn serve<S: Service>(socket: Socket, ledger: Rc<Ledger>, service: Rc<S
     .await;
 }
 
+/// Gives the connection to whoever takes it; false when it has to be ended here.
+async fn hand_over(guard: &Rc<RefCell<Guard>>, ledger: &Ledger, gate: &dyn Gate) -> bool {
+    let passing = guard.borrow().passing();
+    while gate.hands_over(ledger) {
+        let given = gate.give(guard.borrow().socket.as_fd(), &passing);
+        match given {
+            Ok(()) => return true,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(RETRY).await,
+            Err(error) => {
+                tracing::warn!("an idle connection is closed, for it cannot be handed over: {error}");
+                return false;
+            }
+        }
+    }
+    false
+}
+
 /// HTTP, until either side ends it or it is turned over to a raw stream.
 async fn converse<S: Service>(
     guard: &Rc<RefCell<Guard>>,
@@ -77,7 +118,7 @@ async fn converse<S: Service>(
                 }
                 return Poll::Ready(());
             }
-            if ledger.upgrade.borrow().is_some() {
+            if ledger.upgrade.borrow().is_some() || ledger.over.get() {
                 return Poll::Ready(());
             }
             if !poll_deadline(ledger, timer.as_mut(), cx) {
@@ -104,8 +145,14 @@ pub(super) fn poll_deadline(ledger: &Ledger, mut timer: Pin<&mut Sleep>, cx: &mu
             return false;
         }
         if let Some((due, phase)) = ledger.deadline.get()
-            && Instant::from_std(due) <= Instant::now()
+            && let Some(late) = std::time::Instant::now().checked_duration_since(due)
         {
+            // Once: a thread that is always late must not wait for ever.
+            if late >= ASLEEP && ledger.extra.get() != Some(due) {
+                ledger.bound(phase, ASLEEP);
+                ledger.extra.set(ledger.deadline.get().map(|(due, _)| due));
+                continue;
+            }
             ledger.deadline.set(None);
             ledger.expired.set(Some(phase));
             return true;
@@ -157,5 +204,36 @@ impl Write for Handle {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut *self.0.borrow_mut()).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant as Moment;
+
+    use tokio::runtime::Builder;
+
+    use super::super::ledger::Phase;
+    use super::*;
+
+    #[test]
+    fn a_deadline_that_nobody_watched_is_put_off_once() {
+        let runtime = Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let ledger = Ledger::default();
+            let passed = async || {
+                let mut timer = pin!(sleep_until(Instant::now()));
+                poll_fn(|cx| Poll::Ready(poll_deadline(&ledger, timer.as_mut(), cx))).await
+            };
+            let past = Moment::now() - ASLEEP * 2;
+            ledger.deadline.set(Some((past, Phase::Write)));
+            assert!(!passed().await);
+            assert!(ledger.deadline.get().is_some_and(|(due, _)| due > past));
+            // The extra time was slept through as well.
+            ledger.deadline.set(Some((past, Phase::Write)));
+            ledger.extra.set(Some(past));
+            assert!(passed().await);
+            assert_eq!(ledger.expired.get(), Some(Phase::Write));
+        });
     }
 }

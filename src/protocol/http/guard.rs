@@ -3,7 +3,7 @@
 //! Takes bytes from the socket; gives hyper, for each head it accepted, a head of our own with the same method, version and framing,
 //! and then the body's bytes once their framing was followed. One request at a time: the next head is looked at when the answer
 //! before it has left. What cannot be accepted becomes a request of ours too, and the service answers it with the refusal.
-//! What leaves is in `outlet.rs`, how it ends in `closing.rs`; it knows nothing of handlers.
+//! What leaves is in `outlet.rs`, how it ends in `closing.rs` or goes on elsewhere in `leaving.rs`; it knows nothing of handlers.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -17,11 +17,15 @@ use hyper::rt::{Read, ReadBufCursor};
 
 use super::closing::LINGER_AT_STOP;
 use super::framing::{Follower, Framing};
-use super::head::{Head, Limits, Progress, Version};
+use super::head::{Head, Limits, Progress};
+use super::leaving::Leave;
 use super::ledger::{Incoming, Ledger, Phase, is_head};
 use super::refusal::Refusal;
+use super::shown::canonical;
 use super::socket::Socket;
 use super::{Gate, Settings};
+use crate::handover::Passing;
+use crate::scoreboard::Timeout;
 
 /// Bytes read at once; also what a pipelining client may send ahead.
 const CHUNK: usize = 16 * 1024;
@@ -49,7 +53,13 @@ pub struct Guard {
     /// The client has sent its FIN.
     pub(super) ended: bool,
     /// No request has come yet.
-    fresh: bool,
+    pub(super) fresh: bool,
+    /// The client said that its last request was the last one.
+    pub(super) last: bool,
+    /// The worker lists it as idle.
+    pub(super) idle: bool,
+    /// How it leaves its worker without being closed.
+    pub(super) leave: Option<Leave>,
     /// Our FIN has been sent.
     pub(super) shut: bool,
     /// Something of the client's was unread then.
@@ -57,18 +67,27 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Guards a fresh connection.
-    pub fn new(socket: Socket, ledger: Rc<Ledger>, gate: Rc<dyn Gate>) -> Self {
-        ledger.bound(Phase::Head, gate.settings().timeouts.header);
+    /// Guards a connection: a fresh one, or one that was taken over with what was read of it.
+    pub fn new(socket: Socket, passing: Passing, ledger: Rc<Ledger>, gate: Rc<dyn Gate>) -> Self {
+        let timeouts = &gate.settings().timeouts;
+        if passing.fresh {
+            ledger.bound(Phase::Head, timeouts.header);
+        } else {
+            ledger.bound(Phase::Idle, timeouts.keep_alive);
+        }
         Self {
             socket,
             ledger,
             gate,
-            buf: BytesMut::new(),
+            buf: BytesMut::from(&passing.ahead[..]),
             head: Head::default(),
             stage: Stage::Head,
             ended: false,
-            fresh: true,
+            fresh: passing.fresh,
+            last: false,
+            // As it was listed when it came.
+            idle: passing.ahead.is_empty(),
+            leave: None,
             shut: false,
             unread: false,
         }
@@ -104,6 +123,9 @@ impl Guard {
         if self.ledger.is_busy() || !self.ledger.interim.borrow().is_empty() {
             return self.watch(cx);
         }
+        if self.leaves() {
+            return Poll::Ready(Ok(()));
+        }
         loop {
             if !self.buf.is_empty() {
                 if !self.gate.may_start(&self.ledger) {
@@ -134,9 +156,15 @@ impl Guard {
                 self.buf.reserve(CHUNK / 2);
             }
             match self.socket.poll_read(cx, &mut self.buf) {
-                Poll::Ready(Ok(0)) => self.end(),
-                Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Ready(Ok(0)) => {
+                    self.set_idle(false);
+                    self.end();
+                }
+                Poll::Ready(Ok(_)) => self.set_idle(false),
+                Poll::Ready(Err(error)) => {
+                    self.set_idle(false);
+                    return Poll::Ready(Err(error));
+                }
                 Poll::Pending => return self.wait_for_head(cursor),
             }
         }
@@ -144,26 +172,42 @@ impl Guard {
 
     /// Nothing has come: time may be over, or the server about to stop. Only now, for what lies in the socket came in time.
     fn wait_for_head(&mut self, cursor: &mut ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        let over = matches!(self.ledger.expired.take(), Some(Phase::Idle | Phase::Head));
+        let expired = self.ledger.expired.take();
+        let over = matches!(expired, Some(Phase::Idle | Phase::Head));
         if !self.buf.is_empty() {
             return if over {
+                self.gate.expired(&self.ledger, Timeout::Header);
                 self.refuse(Refusal::HEAD_TIMEOUT, cursor)
             } else {
                 Poll::Pending
             };
         }
-        if self.gate.is_draining() && self.fresh && !over {
+        let ends = self.gate.is_draining() && !self.gate.hands_over(&self.ledger);
+        if ends && self.fresh && !over {
             // Its client was let in and is about to send; a connection opened ahead must not hold the stop.
             if self.ledger.bounding() != Some(Phase::Idle) {
                 self.ledger.bound(Phase::Idle, LINGER_AT_STOP);
             }
             return Poll::Pending;
         }
-        if over || self.gate.is_draining() {
+        if over && !self.gate.is_draining() {
+            // A client that has connected and said nothing is as idle as one between two requests; but the timeout was the other.
+            self.gate.expired(
+                &self.ledger,
+                if self.fresh {
+                    Timeout::Header
+                } else {
+                    Timeout::KeepAlive
+                },
+            );
+        }
+        if over || ends {
             // Nothing was begun, so nothing is owed; but the client may be sending just now.
+            self.set_idle(false);
             self.ledger.closing.set(true);
             return Poll::Ready(Ok(()));
         }
+        self.set_idle(true);
         Poll::Pending
     }
 
@@ -175,6 +219,7 @@ impl Guard {
         let bytes = Bytes::copy_from_slice(&self.buf[..head.len]);
         self.buf.advance(head.len);
         self.fresh = false;
+        self.last = !head.keep_alive;
         self.stage = match head.framing {
             Framing::None | Framing::Length(0) => Stage::Head,
             framing => Stage::Body(Follower::new(framing, limits)),
@@ -206,7 +251,10 @@ impl Guard {
         };
         while self.buf.is_empty() {
             let fault = match self.ledger.expired.take() {
-                Some(Phase::Body) => Some(Refusal::BODY_TIMEOUT),
+                Some(Phase::Body) => {
+                    self.gate.expired(&self.ledger, Timeout::Body);
+                    Some(Refusal::BODY_TIMEOUT)
+                }
                 _ if self.ended => Some(Refusal::BODY_TRUNCATED),
                 _ => None,
             };
@@ -276,42 +324,4 @@ impl Read for Guard {
             Stage::Refused => Poll::Pending,
         }
     }
-}
-
-/// Writes the head hyper is shown: ours, with what matters to its state machine and nothing of the client's.
-fn canonical(head: &Head, bytes: &Bytes, cursor: &mut ReadBufCursor<'_>) {
-    let method = head.method.of(bytes);
-    // hyper needs to know a HEAD (no body in the answer); every other method is alike to it.
-    cursor.put_slice(if method == b"HEAD" { b"HEAD" } else { b"POST" });
-    cursor.put_slice(match head.version {
-        Version::Http10 => b" / HTTP/1.0\r\n",
-        Version::Http11 => b" / HTTP/1.1\r\n",
-    });
-    match (head.version, head.keep_alive) {
-        (Version::Http11, false) => cursor.put_slice(b"Connection: close\r\n"),
-        (Version::Http10, true) => cursor.put_slice(b"Connection: keep-alive\r\n"),
-        _ => {}
-    }
-    match head.framing {
-        Framing::None => {}
-        Framing::Length(length) => cursor.put_slice(format!("Content-Length: {length}\r\n").as_bytes()),
-        Framing::Chunked => cursor.put_slice(b"Transfer-Encoding: chunked\r\n"),
-    }
-    if head.expect_continue {
-        cursor.put_slice(b"Expect: 100-continue\r\n");
-    }
-    // RFC 9110 section 6.5.1: trailers are for those who said they take them; hyper asks the same field.
-    let takes = |value: &[u8]| {
-        value
-            .split(|byte| *byte == b',')
-            .any(|item| item.trim_ascii().eq_ignore_ascii_case(b"trailers"))
-    };
-    if head
-        .fields
-        .iter()
-        .any(|field| field.name.of(bytes).eq_ignore_ascii_case(b"te") && takes(field.value.of(bytes)))
-    {
-        cursor.put_slice(b"TE: trailers\r\n");
-    }
-    cursor.put_slice(b"\r\n");
 }

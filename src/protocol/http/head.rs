@@ -117,12 +117,6 @@ impl Head {
         }
     }
 
-    /// The values of all fields called `name`, in their order.
-    pub fn values<'a>(&'a self, buf: &'a [u8], name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-        let same = move |field: &&Field| field.name.of(buf).eq_ignore_ascii_case(name);
-        self.fields.iter().filter(same).map(move |field| field.value.of(buf))
-    }
-
     fn advance(&mut self, buf: &[u8], limits: &Limits) -> Result<Progress, Refusal> {
         if self.stage == Stage::Fresh {
             if !self.begin(buf)? {
@@ -378,7 +372,7 @@ mod tests {
         assert_eq!(head.host.unwrap().of(text), b"example.org:80");
         assert_eq!(head.framing, Framing::Length(3));
         assert_eq!(head.fields.len(), 3);
-        assert_eq!(head.values(text, b"x-one").collect::<Vec<_>>(), [b"1"]);
+        assert_eq!(head.fields[1].value.of(text), b"1");
         assert_eq!(&text[head.len..], b"abcGET /");
         assert!(head.keep_alive && !head.expect_continue && !head.upgrade);
     }

@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
@@ -128,6 +129,16 @@ pub struct SentFile {
 pub struct Ledger {
     /// Both ends of the connection.
     pub peer: Arc<Peer>,
+    /// Where the worker lists it.
+    pub place: u32,
+    /// Its descriptor, for the watchdog (see `sys::piece`).
+    pub number: RawFd,
+    /// Another process may hold it too: what is to reach the client is said aloud, for a close alone says nothing.
+    pub shared: Cell<bool>,
+    /// Its last answer was given behind this thread's back: it is only to be closed.
+    pub over: Cell<bool>,
+    /// It could not be handed over, and is ended as at a stop.
+    pub stays: Cell<bool>,
     /// What the guard accepted or refused and the service has not taken yet.
     pub incoming: RefCell<Option<Incoming>>,
     /// The exchange under way.
@@ -140,6 +151,8 @@ pub struct Ledger {
     pub closing: Cell<bool>,
     /// What bounds the connection now.
     pub deadline: Cell<Option<(Instant, Phase)>>,
+    /// The deadline that was put off, and is not again.
+    pub extra: Cell<Option<Instant>>,
     /// The phase whose time is over.
     pub expired: Cell<Option<Phase>>,
     /// Interim responses that go before anything else.
@@ -164,10 +177,12 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// For a fresh connection.
-    pub fn new(peer: Peer) -> Self {
+    /// For a connection that begins here.
+    pub fn new(peer: Peer, place: u32, number: RawFd) -> Self {
         Self {
             peer: Arc::new(peer),
+            place,
+            number,
             ..Self::default()
         }
     }

@@ -1,7 +1,8 @@
 //! HTTP/1.1: the guard decides what is a request, hyper speaks the protocol, the worker's service answers.
 //!
-//! The way of a request: `socket` -> `guard` (with `head`, `field`, `target`, `facts`, `framing`, `refusal`: pure) -> hyper -> the [`Service`] (with `upload`) -> `answer` -> `body` -> hyper ->
-//! `outlet` -> `socket`. `closing` is how it ends; `ledger` is what these tell each other, `connection` is the life of one connection, `tunnel` what follows a 101.
+//! The way of a request: `socket` -> `guard` (with `head`, `field`, `target`, `facts`, `framing`, `refusal`, `shown`: pure)
+//! -> hyper -> the [`Service`] (with `upload`) -> `answer` -> `body` -> hyper -> `outlet` -> `socket`. `closing` is how it
+//! ends; `ledger` is what these tell each other, `connection` is the life of one connection, `tunnel` what follows a 101.
 #![forbid(unsafe_code)]
 
 pub mod answer;
@@ -15,17 +16,21 @@ pub mod framing;
 mod golden;
 pub mod guard;
 pub mod head;
+mod leaving;
 pub mod ledger;
 mod octets;
 mod outlet;
 pub mod phantom;
 pub mod refusal;
+mod shown;
 pub mod socket;
 pub mod target;
 pub mod tunnel;
 pub mod upload;
 
 use std::future::Future;
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -34,6 +39,8 @@ use hyper::Response;
 
 use crate::config::Timeouts;
 use crate::gateway::Call;
+use crate::handover::Passing;
+use crate::scoreboard::Timeout;
 
 /// What bounds a connection and its requests.
 #[derive(Debug, Clone)]
@@ -52,8 +59,21 @@ pub trait Gate {
     fn settings(&self) -> &Settings;
     /// Whether another call may start now; if not, the task is woken when it may.
     fn may_start(&self, ledger: &Rc<ledger::Ledger>) -> bool;
-    /// Whether connections are to be ended.
+    /// Whether connections are to leave.
     fn is_draining(&self) -> bool;
+    /// Whether this one leaves for another worker once it is idle, and is not closed.
+    fn hands_over(&self, ledger: &ledger::Ledger) -> bool;
+    /// Hands it over; the caller then drops its socket without a word.
+    ///
+    /// # Errors
+    /// `WouldBlock`: try again a little later. After any other it has to be ended here.
+    fn give(&self, connection: BorrowedFd<'_>, passing: &Passing) -> io::Result<()>;
+    /// It begins, or ceases, to wait for a request of which nothing has been read; `fresh` if for its first.
+    fn idle(&self, ledger: &ledger::Ledger, idle: bool, fresh: bool);
+    /// Whether an idle one was handed over while this thread was stuck: its socket is not to be touched.
+    fn is_taken(&self, ledger: &ledger::Ledger) -> bool;
+    /// A named timeout is over that the client or the handler should have kept: a count and a line in the log.
+    fn expired(&self, ledger: &ledger::Ledger, timeout: Timeout);
     /// Runs [`Call::advance`] where the call's handler runs.
     fn advance(&self, call: &Arc<Call>);
     /// An exchange is over: the log line, the counters, and the end of its call.

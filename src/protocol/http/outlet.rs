@@ -16,6 +16,7 @@ use hyper::rt::Write;
 use super::guard::Guard;
 use super::ledger::{Phase, SentFile};
 use super::phantom;
+use crate::scoreboard::Timeout;
 
 /// The largest buffer that an idle connection keeps.
 const IDLE: usize = 16 * 1024;
@@ -92,6 +93,7 @@ impl Guard {
             if !self.buf.is_empty() || self.ended || self.gate.is_draining() {
                 self.ledger.wake();
             }
+            self.rest();
             self.ledger
                 .bound_from(now, Phase::Idle, self.settings().timeouts.keep_alive);
         }
@@ -109,11 +111,19 @@ impl Write for Guard {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let guard = self.get_mut();
-        if guard.ledger.expired.get() == Some(Phase::Write) {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
         let sent = guard.poll_send(cx, slices);
+        let over = guard.ledger.expired.get() == Some(Phase::Write);
+        if over {
+            guard.ledger.expired.set(None);
+        }
         match &sent {
+            // Only now: a client that has made room meanwhile has read.
+            Poll::Pending if over => {
+                guard.gate.expired(&guard.ledger, Timeout::Write);
+                // Of what lies in the kernel's buffers nothing will be read either.
+                guard.ledger.reset.set(true);
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
             Poll::Pending if guard.ledger.bounding() != Some(Phase::Write) => {
                 guard.ledger.bound(Phase::Write, guard.gate.settings().timeouts.write);
             }

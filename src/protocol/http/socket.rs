@@ -91,6 +91,12 @@ impl Socket {
         let _ = sys::socket::reset_on_close(&self.as_fd());
     }
 
+    /// Resets the connection at once, whoever else holds its descriptor.
+    pub fn break_off(&self) {
+        // A connection that is gone already needs no reset.
+        let _ = sys::socket::break_off(&self.as_fd());
+    }
+
     /// Sends our FIN; the client may still send.
     pub fn shut_writing(&self) {
         // A connection that is gone already needs no FIN.

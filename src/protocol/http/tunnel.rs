@@ -22,6 +22,7 @@ use super::guard::Guard;
 use super::ledger::{Ledger, Phase};
 use crate::gateway::Call;
 use crate::gateway::answer::Piece;
+use crate::scoreboard::Timeout;
 
 /// Moves bytes until either side ends: how many the handler sent, and whether it finished.
 pub async fn run(
@@ -53,6 +54,8 @@ pub async fn run(
             _ => {}
         }
         if moved.is_pending() && poll_deadline(ledger, timer.as_mut(), cx) {
+            gate.expired(ledger, Timeout::Write);
+            ledger.reset.set(true);
             return Poll::Ready(false);
         }
         moved

@@ -5,14 +5,22 @@
 //! worker's business.
 #![forbid(unsafe_code)]
 
+mod deed;
+mod error;
+
 use crate::config;
+use crate::sys::path::{self, Room, absolute, identity_of};
 use crate::sys::{fd, privilege, socket};
-use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use deed::Origin;
+use error::{libc_code, reason};
 
 pub use crate::sys::socket::Address;
+pub use deed::Deed;
+pub use error::ListenerError;
 
 /// A listening socket.
 #[derive(Debug)]
@@ -20,91 +28,7 @@ pub struct Listener {
     socket: OwnedFd,
     address: Address,
     origin: Origin,
-}
-
-/// Where a listener comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Origin {
-    /// We bound it; of a Unix socket we made the file at this path, with this device and inode.
-    Bound(Option<(PathBuf, Option<(u64, u64)>)>),
-    /// Somebody else did, and keeps it when we are gone.
-    Inherited,
-}
-
-/// Why a listener could not be had.
-#[derive(Debug)]
-pub enum ListenerError {
-    /// bind(2) or listen(2) failed.
-    Bind(String, io::Error),
-    /// The path of a Unix socket belongs to something else.
-    NotASocket(PathBuf),
-    /// A server answers on the Unix socket.
-    InUse(PathBuf),
-    /// Mode or owner of a Unix socket could not be set.
-    Permissions(PathBuf, String),
-    /// An inherited descriptor is not a listening socket.
-    Inherited(RawFd, io::Error),
-}
-
-impl fmt::Display for ListenerError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Bind(address, error) => {
-                write!(f, "cannot listen on {address}: {}", reason(error))?;
-                f.write_str(match error.raw_os_error() {
-                    Some(libc_code::EADDRINUSE) => "; stop the server that uses it or choose another --bind",
-                    Some(libc_code::EADDRNOTAVAIL) => "; no interface of this machine has that address",
-                    Some(libc_code::EACCES) => {
-                        "; choose a port above 1023 or a folder you may write to, or start as root"
-                    }
-                    Some(libc_code::ENOENT) => "; create the folder first",
-                    _ => "",
-                })
-            }
-            Self::NotASocket(path) => {
-                write!(
-                    f,
-                    "cannot listen on unix:{0}: {0} exists and is no socket; move it away",
-                    path.display()
-                )
-            }
-            Self::InUse(path) => write!(
-                f,
-                "cannot listen on unix:{}: another server answers there; stop it or choose another --bind",
-                path.display()
-            ),
-            Self::Permissions(path, why) => write!(f, "cannot set mode or owner of unix:{}: {why}", path.display()),
-            Self::Inherited(number, error) => write!(
-                f,
-                "cannot listen on fd://{number}: {}; pass a listening stream socket under that number",
-                reason(error)
-            ),
-        }
-    }
-}
-
-impl std::error::Error for ListenerError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Bind(_, error) | Self::Inherited(_, error) => Some(error),
-            _ => None,
-        }
-    }
-}
-
-/// The errno values whose cure we know (errno(3)); the rest speak for themselves.
-mod libc_code {
-    pub const ENOENT: i32 = 2;
-    pub const EACCES: i32 = 13;
-    pub const EINVAL: i32 = 22;
-    pub const EADDRINUSE: i32 = 98;
-    pub const EADDRNOTAVAIL: i32 = 99;
-}
-
-/// The text of an error without the number that std adds.
-fn reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_lowercase()
+    handed: bool,
 }
 
 impl Listener {
@@ -119,47 +43,112 @@ impl Listener {
                     socket,
                     address,
                     origin: Origin::Bound(None),
+                    handed: false,
                 }
             }
             config::Bind::Unix(path) => Self::bind_unix(path, wanted)?,
-            config::Bind::Fd(number) => Self::adopt(*number)?,
+            config::Bind::Fd(number) => {
+                let lent = fd::adopt(*number).and_then(Self::lent);
+                return lent.map_err(|error| ListenerError::Inherited(*number, error));
+            }
         };
-        if matches!(listener.address, Address::Tcp(_)) {
-            // What is accepted inherits it: a piece of a response must not wait for the client's acknowledgement of the one before.
-            let _ = socket::set_nodelay(&listener.socket);
-        }
-        // A predecessor that shut the door of an inherited socket may have died before it could open it.
-        if matches!(listener.address, Address::Tcp(_)) {
-            let _ = socket::let_new_callers_in(&listener.socket);
-        }
+        listener.open_door();
         Ok(listener)
     }
 
-    fn adopt(number: RawFd) -> Result<Self, ListenerError> {
-        let inherited = |error| ListenerError::Inherited(number, error);
-        let socket = fd::adopt(number).map_err(inherited)?;
-        fd::set_nonblocking(&socket, true).map_err(inherited)?;
-        let address = socket::local(&socket).map_err(inherited)?;
-        Ok(Self {
+    /// The socket that somebody else bound and keeps: a service manager's.
+    pub fn lent(socket: OwnedFd) -> io::Result<Self> {
+        Self::passed(socket, Origin::Inherited)
+    }
+
+    /// The socket that a predecessor bound for `wanted` and that was kept for us with all that waits in it. It is ours
+    /// as if we had bound it.
+    pub fn kept(socket: OwnedFd, wanted: &config::Listener) -> Result<Self, ListenerError> {
+        let failed = |error| ListenerError::Bind(wanted.bind.to_string(), error);
+        let mut listener = Self::passed(socket, Origin::Bound(None)).map_err(failed)?;
+        if let config::Bind::Unix(path) = &wanted.bind {
+            let path = absolute(path);
+            let file = identity_of(&path);
+            listener.address = Address::Unix(Some(path.clone()));
+            listener.origin = Origin::Bound(Some((path, file)));
+        }
+        listener.adjust(wanted)?;
+        Ok(listener)
+    }
+
+    fn passed(socket: OwnedFd, origin: Origin) -> io::Result<Self> {
+        fd::set_nonblocking(&socket, true)?;
+        let address = socket::local(&socket)?;
+        let listener = Self {
             socket,
             address,
-            origin: Origin::Inherited,
-        })
+            origin,
+            handed: false,
+        };
+        listener.open_door();
+        Ok(listener)
+    }
+
+    /// Takes over the listener that a predecessor hands us.
+    ///
+    /// # Errors
+    /// When the descriptor is no listening socket.
+    pub fn of(socket: OwnedFd, deed: &Deed) -> Result<Self, ListenerError> {
+        let broken = |error| ListenerError::Handed(deed.bind.clone(), error);
+        let mut listener = Self::passed(socket, deed.origin.clone()).map_err(broken)?;
+        if let (Origin::Bound(Some((path, _))), Address::Unix(_)) = (&deed.origin, &listener.address) {
+            listener.address = Address::Unix(Some(path.clone()));
+        }
+        listener.handed = true;
+        Ok(listener)
+    }
+
+    /// Whether `address` is the place that `bind` names. A port of the kernel's choice is any.
+    pub fn is_at(bind: &config::Bind, address: &Address) -> bool {
+        match (bind, address) {
+            (config::Bind::Tcp(wanted), Address::Tcp(found)) => {
+                wanted == found || (wanted.port() == 0 && wanted.ip() == found.ip())
+            }
+            (config::Bind::Unix(wanted), Address::Unix(Some(found))) => absolute(wanted) == absolute(found),
+            _ => false,
+        }
+    }
+
+    fn open_door(&self) {
+        if matches!(self.address, Address::Tcp(_)) {
+            // What is accepted inherits it: a piece of a response must not wait for the client's acknowledgement of the one before.
+            let _ = socket::set_nodelay(&self.socket);
+            // A predecessor that shut the door of an inherited socket may have died before it could open it.
+            let _ = socket::let_new_callers_in(&self.socket);
+        }
+    }
+
+    /// The one for `bind` among those that a predecessor hands us, taken out.
+    ///
+    /// # Errors
+    /// When its descriptor is no listening socket.
+    pub fn handed(bind: &config::Bind, among: &mut Vec<(Deed, OwnedFd)>) -> Result<Option<Self>, ListenerError> {
+        let found = among.iter().position(|(deed, _)| deed.is_of(bind));
+        let handed = found.map(|index| among.remove(index));
+        handed.map(|(deed, socket)| Self::of(socket, &deed)).transpose()
+    }
+
+    /// Whether a predecessor handed it to us, who may still be serving it.
+    pub fn is_handed(&self) -> bool {
+        self.handed
+    }
+
+    /// What a successor must know of it besides its descriptor; `bind` is how it was configured.
+    pub fn deed(&self, bind: &config::Bind) -> Deed {
+        Deed::of(bind, &self.origin)
     }
 
     fn bind_unix(path: &Path, wanted: &config::Listener) -> Result<Self, ListenerError> {
-        use std::os::unix::fs::{FileTypeExt, PermissionsExt};
         let failed = |error| ListenerError::Bind(format!("unix:{}", path.display()), error);
-        match std::fs::symlink_metadata(path) {
-            Ok(found) if !found.file_type().is_socket() => return Err(ListenerError::NotASocket(path.to_owned())),
-            // Only a socket on which nobody answers is a leftover.
-            Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    std::fs::remove_file(path).map_err(failed)?;
-                }
-                _ => return Err(ListenerError::InUse(path.to_owned())),
-            },
-            Err(_) => {}
+        match path::make_room(path).map_err(failed)? {
+            Room::Free => {}
+            Room::NotASocket => return Err(ListenerError::NotASocket(path.to_owned())),
+            Room::InUse | Room::Closed(_) => return Err(ListenerError::InUse(path.to_owned())),
         }
         // Nobody may connect between bind and chmod who may not afterwards.
         let before = wanted.mode.map(|mode| privilege::umask(!mode & 0o777));
@@ -168,22 +157,14 @@ impl Listener {
             privilege::umask(mask);
         }
         let socket = socket.map_err(failed)?;
-        let denied = |why: String| ListenerError::Permissions(path.to_owned(), why);
-        if wanted.owner.is_some() || wanted.group.is_some() {
-            privilege::look_up(wanted.owner.as_deref(), wanted.group.as_deref())
-                .map_err(|error| denied(error.to_string()))?
-                .own(path)
-                .map_err(|error| denied(reason(&error)))?;
-        }
-        if let Some(mode) = wanted.mode {
-            std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).map_err(|error| denied(reason(&error)))?;
-        }
-        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        permit(path, wanted)?;
+        let path = absolute(path);
         let file = identity_of(&path);
         Ok(Self {
             socket,
             address: Address::Unix(Some(path.clone())),
             origin: Origin::Bound(Some((path, file))),
+            handed: false,
         })
     }
 
@@ -210,6 +191,11 @@ impl Listener {
         &self.address
     }
 
+    /// The kernel's number of the socket, the same for whoever holds it (fstat(2)).
+    pub fn inode(&self) -> io::Result<u64> {
+        fd::inode(&self.socket)
+    }
+
     /// Whether its connections are TCP.
     pub fn is_tcp(&self) -> bool {
         matches!(self.address, Address::Tcp(_))
@@ -217,11 +203,40 @@ impl Listener {
 
     /// Keeps new callers out; those in the queue can still be accepted. An inherited socket is left as it is: its
     /// owner keeps it open for whoever serves next.
-    pub fn close_door(&self) -> io::Result<()> {
+    pub fn close_door(&self) {
+        if let Err(error) = self.keep_out() {
+            tracing::warn!("cannot shut the door of {}: {error}", self.address);
+        }
+    }
+
+    fn keep_out(&self) -> io::Result<()> {
         match (&self.origin, &self.address) {
             (Origin::Inherited, _) => Ok(()),
-            (_, Address::Tcp(_)) => socket::drop_new_callers(&self.socket),
+            (_, Address::Tcp(_)) => match socket::drop_new_callers(&self.socket) {
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    socket::refuse_new_callers(&self.socket)
+                }
+                other => other,
+            },
             (_, Address::Unix(_)) => socket::shutdown_read(&self.socket),
+        }
+    }
+
+    /// Whether its door is shut; the kernel knows, in whatever process it was shut.
+    pub fn is_shut(&self) -> bool {
+        match &self.address {
+            Address::Tcp(_) => socket::drops_new_callers(&self.socket) || socket::refuses_new_callers(&self.socket),
+            Address::Unix(_) => socket::is_shut_for_reading(&self.socket),
+        }
+    }
+
+    /// Takes on what can be changed of an open listener: its backlog, and mode and owner of a Unix socket.
+    pub fn adjust(&self, wanted: &config::Listener) -> Result<(), ListenerError> {
+        socket::set_backlog(&self.socket, wanted.backlog)
+            .map_err(|error| ListenerError::Bind(self.address.to_string(), error))?;
+        match &self.origin {
+            Origin::Bound(Some((path, file))) if identity_of(path) == *file => permit(path, wanted),
+            _ => Ok(()),
         }
     }
 
@@ -248,11 +263,20 @@ impl Listener {
     }
 }
 
-/// Device and inode: what tells a file from a later one of its name.
-fn identity_of(path: &Path) -> Option<(u64, u64)> {
-    use std::os::unix::fs::MetadataExt;
-    let found = std::fs::symlink_metadata(path).ok()?;
-    Some((found.dev(), found.ino()))
+/// Gives a Unix socket the owner and the mode it is to have.
+fn permit(path: &Path, wanted: &config::Listener) -> Result<(), ListenerError> {
+    use std::os::unix::fs::PermissionsExt;
+    let denied = |why: String| ListenerError::Permissions(path.to_owned(), why);
+    if wanted.owner.is_some() || wanted.group.is_some() {
+        privilege::look_up(wanted.owner.as_deref(), wanted.group.as_deref())
+            .map_err(|error| denied(error.to_string()))?
+            .own(path)
+            .map_err(|error| denied(reason(&error)))?;
+    }
+    if let Some(mode) = wanted.mode {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).map_err(|error| denied(reason(&error)))?;
+    }
+    Ok(())
 }
 
 impl AsFd for Listener {
@@ -307,7 +331,9 @@ mod tests {
         let mut open = TcpStream::connect(address).unwrap();
         let mut served = accept(&listener);
         let mut queued = TcpStream::connect(address).unwrap();
-        listener.close_door().unwrap();
+        assert!(!listener.is_shut());
+        listener.close_door();
+        assert!(listener.is_shut());
         let late = TcpStream::connect_timeout(&address, Duration::from_millis(300));
         assert_eq!(
             late.unwrap_err().kind(),
@@ -323,7 +349,23 @@ mod tests {
         assert_eq!(&buffer, b"yo");
         assert!(listener.accept().unwrap().is_none());
         socket::let_new_callers_in(&listener.socket).unwrap();
+        assert!(!listener.is_shut());
         TcpStream::connect_timeout(&address, Duration::from_secs(5)).unwrap();
+    }
+
+    #[test]
+    fn who_may_not_filter_shuts_a_tcp_door_by_refusing() {
+        let (listener, address) = tcp();
+        let mut queued = TcpStream::connect(address).unwrap();
+        assert!(!listener.is_shut());
+        socket::refuse_new_callers(&listener.socket).unwrap();
+        assert!(listener.is_shut());
+        let late = TcpStream::connect(address);
+        assert_eq!(late.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        let mut served = accept(&listener);
+        queued.write_all(b"yo").unwrap();
+        served.read_exact(&mut [0; 2]).unwrap();
+        assert!(listener.accept().unwrap().is_none());
     }
 
     #[test]
@@ -332,7 +374,9 @@ mod tests {
         let path = folder.path().join("s");
         let listener = Listener::open(&wanted(config::Bind::Unix(path.clone()))).unwrap();
         let mut queued = UnixStream::connect(&path).unwrap();
-        listener.close_door().unwrap();
+        assert!(!listener.is_shut());
+        listener.close_door();
+        assert!(listener.is_shut());
         assert_eq!(
             UnixStream::connect(&path).unwrap_err().kind(),
             io::ErrorKind::ConnectionRefused
@@ -362,6 +406,28 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "precious").unwrap();
         assert!(matches!(Listener::open(&config), Err(ListenerError::NotASocket(_))));
+    }
+
+    #[test]
+    fn a_listener_that_is_handed_over_keeps_its_address_its_file_and_its_queue() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let wish = wanted(config::Bind::Unix(path.clone()));
+        let first = Listener::open(&wish).unwrap();
+        let text = serde_json::to_string(&first.deed(&wish.bind)).unwrap();
+        let deed: Deed = serde_json::from_str(&text).unwrap();
+        assert!(deed.is_of(&wish.bind) && !deed.is_of(&config::Bind::Unix("s".into())));
+        assert_eq!(deed.passed_as(), None);
+        let _queued = UnixStream::connect(&path).unwrap();
+        let socket = first.as_fd().try_clone_to_owned().unwrap();
+        drop(first);
+        let second = Listener::of(socket, &deed).unwrap();
+        assert!(second.is_handed());
+        assert_eq!(second.address(), &Address::Unix(Some(path.clone())));
+        assert!(second.accept().unwrap().is_some());
+        assert_eq!(second.deed(&wish.bind), deed, "it can be handed on");
+        second.unlink();
+        assert!(!path.exists());
     }
 
     #[test]
