@@ -12,9 +12,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc::UnboundedSender;
-
+use super::arrivals::Arrivals;
+use super::watchdog::{self, Watch};
+use crate::handover::{Handover, Passing};
 use crate::listener::{Address, Listener};
+use crate::scoreboard::Slot;
+use crate::sys;
 use crate::sys::epoll::{Epoll, Interest, Ready};
 use crate::sys::fd::EventFd;
 
@@ -25,19 +28,25 @@ const PAUSE: Duration = Duration::from_millis(50);
 const QUIET: Duration = Duration::from_millis(50);
 /// Between two looks at the queues.
 const LOOK: Duration = Duration::from_millis(5);
+/// Between two looks whether the runtime has come back from a handler.
+const HELD_UP: Duration = Duration::from_millis(5);
 /// How long queues are accepted at the longest, should a door not be shut after all.
 const LONGEST: Duration = Duration::from_secs(2);
 /// The token of the command eventfd in the epoll set.
 const COMMAND: u64 = u64::MAX;
+/// The token of the connections that other workers hand over.
+const HANDOVER: u64 = u64::MAX - 1;
 
-/// An accepted connection.
+/// A connection that came from a listener or from another worker.
 pub struct Accepted {
     /// The socket: non-blocking, close-on-exec.
     pub socket: OwnedFd,
     /// Who connected.
     pub remote: Address,
-    /// Index of the listener.
-    pub listener: usize,
+    /// Index of the listener; None when another worker accepted it.
+    pub listener: Option<usize>,
+    /// What is known of it.
+    pub passing: Passing,
 }
 
 /// How busy the worker is, as the acceptor sees it; and the way to wake it.
@@ -50,6 +59,8 @@ pub struct Load {
     calls_full: AtomicBool,
     draining: AtomicBool,
     queue: AtomicBool,
+    /// Nobody else is left to take the connections that are on their way between workers.
+    last: AtomicBool,
     paused: AtomicBool,
     most_connections: usize,
     command: EventFd,
@@ -66,6 +77,7 @@ impl Load {
             calls_full: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             queue: AtomicBool::new(false),
+            last: AtomicBool::new(false),
             paused: AtomicBool::new(false),
             most_connections,
             command: EventFd::new()?,
@@ -89,11 +101,45 @@ impl Load {
         self.eased();
     }
 
-    /// Accept no more and leave; `queue` says that the doors are shut, and what is queued is to be accepted first.
-    pub fn drain(&self, queue: bool) {
+    /// Accept no more and leave; `queue` says that the doors are shut, and what is queued is to be accepted first; `last` that
+    /// what is on its way between workers is, too.
+    pub fn drain(&self, queue: bool, last: bool) {
+        self.last.store(last, Ordering::Relaxed);
         self.queue.store(queue, Ordering::Relaxed);
         self.draining.store(true, Ordering::SeqCst);
         self.command.wake();
+    }
+
+    /// Takes a connection over from another worker, if there is one and it may: one in which a call is stuck may not.
+    pub fn take_over(&self, handover: &Handover) -> Option<Accepted> {
+        if self.full() || self.draining.load(Ordering::SeqCst) {
+            return None;
+        }
+        self.take_any(handover).unwrap_or_else(|error| {
+            tracing::error!("no connection can be taken over: {error}");
+            None
+        })
+    }
+
+    fn take_any(&self, handover: &Handover) -> io::Result<Option<Accepted>> {
+        // A connection that finds no free descriptor when it is received is closed by the kernel.
+        drop(self.command.try_clone()?);
+        let Some((socket, passing)) = handover.take()? else {
+            return Ok(None);
+        };
+        let remote = match sys::socket::peer(&socket) {
+            _ if passing.unix => Address::Unix(None),
+            Ok(remote) => remote,
+            // Reset by its client on the way.
+            Err(_) => return Ok(None),
+        };
+        self.connections.fetch_add(1, Ordering::SeqCst);
+        Ok(Some(Accepted {
+            socket,
+            remote,
+            listener: None,
+            passing,
+        }))
     }
 
     fn eased(&self) {
@@ -107,20 +153,33 @@ impl Load {
     }
 }
 
-/// Starts accepting; the channel closes when the queues were accepted to their end after [`Load::drain`].
+/// Where accepted connections go.
+pub struct Way {
+    /// To the runtime.
+    pub arrivals: Arc<Arrivals>,
+    /// Tells when that is held up.
+    pub watch: Arc<Watch>,
+    /// To another worker then.
+    pub handover: Arc<Handover>,
+    /// Counts those.
+    pub slot: Slot,
+}
+
+/// Starts accepting; arrivals end when the queues were accepted to their end after [`Load::drain`].
 ///
 /// # Errors
 /// When the epoll set or the thread cannot be had.
-pub fn start(listeners: Vec<Arc<Listener>>, load: Arc<Load>, accepted: UnboundedSender<Accepted>) -> io::Result<()> {
+pub fn start(listeners: Vec<Arc<Listener>>, load: Arc<Load>, way: Way) -> io::Result<()> {
     let epoll = Epoll::new()?;
     epoll.add(&load.command, COMMAND, Interest::Read)?;
+    epoll.add(&*way.handover, HANDOVER, Interest::ReadExclusive)?;
     for (index, listener) in listeners.iter().enumerate() {
         epoll.add(&**listener, index as u64, Interest::ReadExclusive)?;
     }
     let acceptor = Acceptor {
         listeners,
         load,
-        accepted,
+        way,
         epoll,
         listening: true,
     };
@@ -133,7 +192,7 @@ pub fn start(listeners: Vec<Arc<Listener>>, load: Arc<Load>, accepted: Unbounded
 struct Acceptor {
     listeners: Vec<Arc<Listener>>,
     load: Arc<Load>,
-    accepted: UnboundedSender<Accepted>,
+    way: Way,
     epoll: Epoll,
     /// The listeners are in the epoll set.
     listening: bool,
@@ -144,13 +203,18 @@ impl Acceptor {
         let mut ready: Vec<Ready> = Vec::new();
         let mut pause = None;
         while !self.load.draining.load(Ordering::SeqCst) {
-            let wanted = pause.is_none() && !self.load.full();
+            // A connection must not wait behind a handler while other workers are free: the kernel shall wake those.
+            let held_up = self.way.watch.is_busy();
+            if held_up {
+                self.pass_on();
+            }
+            let wanted = pause.is_none() && !held_up && !self.load.full();
             self.load.paused.store(!wanted, Ordering::SeqCst);
             // Between the look and the store the load may have eased; the second look closes that gap.
-            let wanted = wanted || (pause.is_none() && !self.load.full());
+            let wanted = wanted || (pause.is_none() && !held_up && !self.load.full());
             if let Err(error) = self
                 .listen(wanted)
-                .and_then(|()| self.epoll.wait(&mut ready, pause.take()))
+                .and_then(|()| self.epoll.wait(&mut ready, self.patience(held_up, pause.take())))
             {
                 tracing::error!("accepting paused: epoll failed: {error}");
                 pause = Some(PAUSE);
@@ -159,6 +223,11 @@ impl Acceptor {
             for event in &ready {
                 if event.token == COMMAND {
                     self.load.command.clear();
+                } else if event.token == HANDOVER {
+                    if let Err(error) = self.take_one() {
+                        tracing::error!("taking over paused for {} ms: {error}", PAUSE.as_millis());
+                        pause = Some(PAUSE);
+                    }
                 } else if let Err(error) = self.accept_one(event.token as usize) {
                     tracing::error!("accepting paused for {} ms: {error}", PAUSE.as_millis());
                     pause = Some(PAUSE);
@@ -172,6 +241,29 @@ impl Acceptor {
         for listener in &self.listeners {
             listener.close();
         }
+        self.way.arrivals.end();
+    }
+
+    /// How long nothing may happen: while connections wait for the runtime, or all of us do, not long.
+    fn patience(&self, held_up: bool, pause: Option<Duration>) -> Option<Duration> {
+        if held_up || !self.way.arrivals.is_empty() {
+            return Some(HELD_UP);
+        }
+        pause
+    }
+
+    /// Gives another worker what waits for a runtime that is held up in a handler.
+    fn pass_on(&self) {
+        watchdog::pass_on(&self.way.arrivals, &self.way.handover, &self.load, self.way.slot);
+    }
+
+    /// Whether the runtime is held up. If so this worker stops listening first: what it passes on must not come back to it.
+    fn steps_aside(&mut self) -> io::Result<bool> {
+        let held_up = self.way.watch.is_busy();
+        if held_up {
+            self.listen(false)?;
+        }
+        Ok(held_up)
     }
 
     /// Puts the listeners into the set, or takes them out.
@@ -186,18 +278,40 @@ impl Acceptor {
                 let _ = self.epoll.delete(&**listener);
             }
         }
+        let _ = self.epoll.delete(&*self.way.handover);
+        if wanted {
+            self.epoll.add(&*self.way.handover, HANDOVER, Interest::ReadExclusive)?;
+        }
         self.listening = wanted;
         Ok(())
     }
 
+    /// Takes one connection over from another worker, and goes to the end of the line as in [`Acceptor::accept_one`].
+    fn take_one(&mut self) -> io::Result<()> {
+        if let Some(accepted) = self.load.take_any(&self.way.handover)? {
+            self.way.arrivals.push(accepted);
+        }
+        if self.steps_aside()? {
+            self.pass_on();
+            return Ok(());
+        }
+        let _ = self.epoll.delete(&*self.way.handover);
+        self.epoll.add(&*self.way.handover, HANDOVER, Interest::ReadExclusive)
+    }
+
     /// Accepts one connection and goes to the end of the kernel's line of waiters: without that the last to wait is the first
     /// to be woken, and one worker gets most connections.
-    fn accept_one(&self, index: usize) -> io::Result<()> {
-        let listener = &self.listeners[index];
+    fn accept_one(&mut self, index: usize) -> io::Result<()> {
+        let listener = self.listeners[index].clone();
+        // Even for a runtime that is held up: we are the one that the kernel woke for it, and it wakes nobody else.
         if let Some((socket, remote)) = listener.accept()? {
             self.hand_over(socket, remote, index);
         }
-        let _ = self.epoll.delete(&**listener);
+        if self.steps_aside()? {
+            self.pass_on();
+            return Ok(());
+        }
+        let _ = self.epoll.delete(&*listener);
         self.watch(index)
     }
 
@@ -214,11 +328,14 @@ impl Acceptor {
 
     fn hand_over(&self, socket: OwnedFd, remote: Address, listener: usize) {
         self.load.connections.fetch_add(1, Ordering::SeqCst);
-        // The runtime outlives this thread; were it gone, so would be the worker.
-        let _ = self.accepted.send(Accepted {
+        self.way.arrivals.push(Accepted {
             socket,
             remote,
-            listener,
+            listener: Some(listener),
+            passing: Passing {
+                fresh: true,
+                ..Passing::default()
+            },
         });
     }
 
@@ -229,16 +346,21 @@ impl Acceptor {
         let mut ready = Vec::new();
         // An empty set is a sleep; the listeners' own would not wait on a shut door.
         let Ok(epoll) = Epoll::new() else { return };
-        while quiet_since.elapsed() < QUIET && began.elapsed() < LONGEST {
+        loop {
+            // Asked before the look, so that the last look comes after the wait: on a busy machine this thread may not run for longer
+            // than that between two of them.
+            let over = quiet_since.elapsed() >= QUIET || began.elapsed() >= LONGEST;
             // While the worker stays for those it has, the queue can as well be looked at again.
             if self.load.connections() > 0 {
                 quiet_since = Instant::now();
             }
+            // Where others serve on, only what is behind a door that was shut is ours to empty.
+            let last = self.load.last.load(Ordering::Relaxed);
             for (index, listener) in self
                 .listeners
                 .iter()
                 .enumerate()
-                .filter(|(_, listener)| listener.has_door())
+                .filter(|(_, listener)| listener.has_door() && (last || listener.is_shut()))
             {
                 loop {
                     match listener.accept() {
@@ -256,7 +378,41 @@ impl Acceptor {
                     }
                 }
             }
+            // Were another worker still there to serve them, it would have taken them by now.
+            if last && began.elapsed() > QUIET / 2 {
+                while let Ok(Some(accepted)) = self.load.take_any(&self.way.handover) {
+                    self.way.arrivals.push(accepted);
+                }
+            }
+            if over && (quiet_since.elapsed() >= QUIET || began.elapsed() >= LONGEST) {
+                break;
+            }
             let _ = epoll.wait(&mut ready, Some(LOOK));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn a_worker_that_accepts_no_more_takes_no_connection_over() {
+        let handover = Handover::new().unwrap();
+        let (_client, server) = UnixStream::pair().unwrap();
+        let passing = Passing {
+            unix: true,
+            ..Passing::default()
+        };
+        handover.give(server.as_fd(), &passing).unwrap();
+        let stuck = Load::new(1).unwrap();
+        stuck.drain(false, false);
+        assert!(stuck.take_over(&handover).is_none());
+        let another = Load::new(1).unwrap();
+        assert!(another.take_over(&handover).is_some());
+        assert_eq!(another.connections(), 1);
     }
 }

@@ -4,6 +4,8 @@
 //! connections ask of their worker: may another call start, is it draining. It answers no request.
 #![forbid(unsafe_code)]
 
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,10 +15,13 @@ use appserver_handler::abi;
 use bytes::Bytes;
 
 use super::Worker;
+use super::expiry::{self, Asked};
 use crate::access_log::Entry;
 use crate::gateway::Call;
+use crate::handover::Passing;
 use crate::protocol::http::ledger::{Ledger, Outcome, Record, first_line};
 use crate::protocol::http::{Gate, Settings};
+use crate::scoreboard::{Counters, Plea, Timeout};
 
 impl Gate for Worker {
     fn settings(&self) -> &Settings {
@@ -37,40 +42,108 @@ impl Gate for Worker {
         self.draining.get()
     }
 
+    fn hands_over(&self, ledger: &Ledger) -> bool {
+        self.handing_over.get() && !ledger.stays.get()
+    }
+
+    fn give(&self, connection: BorrowedFd<'_>, passing: &Passing) -> io::Result<()> {
+        self.give_away(connection, passing)
+    }
+
+    fn idle(&self, ledger: &Ledger, idle: bool, fresh: bool) {
+        self.clerk.idle(ledger.place, idle, fresh);
+    }
+
+    fn is_taken(&self, ledger: &Ledger) -> bool {
+        self.clerk.is_taken(ledger.place)
+    }
+
     fn advance(&self, call: &Arc<Call>) {
         self.mounts[call.request.mount.index].advance(call);
     }
 
-    fn finished(&self, ledger: &Ledger, record: Record, now: Instant) {
+    fn expired(&self, ledger: &Ledger, timeout: Timeout) {
+        let record = ledger.record.borrow();
+        let asked = match record.as_ref() {
+            Some(Record { call: Some(call), .. }) => {
+                if timeout == Timeout::Request {
+                    self.watch.suspect(call);
+                }
+                Asked::By(call)
+            }
+            Some(record) => Asked::Raw(&record.refused),
+            None => Asked::Raw(&[]),
+        };
+        expiry::note(
+            self.slot,
+            &self.settings.timeouts,
+            timeout,
+            &ledger.peer.remote_addr,
+            asked,
+        );
+    }
+
+    fn finished(&self, ledger: &Ledger, mut record: Record, now: Instant) {
         self.set_in_flight(self.in_flight.get() - 1);
-        let duration_us = micros(record.began, now);
-        let counters = self.slot.counters();
-        add(counters.requests, 1);
-        add(counters.bytes_out, record.bytes);
-        counters.latency.record(duration_us);
-        if let Some(class) = counters.status.get((record.status as usize / 100).wrapping_sub(1)) {
-            add(class, 1);
+        if let Some(call) = &record.call {
+            // Its connection may be closed, and its number another's, while its body is still open.
+            call.wire.forget();
         }
-        if record.outcome == Outcome::Aborted {
-            add(counters.aborted, 1);
+        if !record.call.as_ref().is_some_and(|call| call.is_settled()) {
+            self.count(ledger, &record, now);
         }
-        self.log(ledger, &record, duration_us);
         if let Some(call) = &record.call
             && let Some(mount) = self.mounts.get(call.request.mount.index)
         {
             if call.panicked() {
-                add(counters.panics, 1);
+                add(self.slot.counters().panics, 1);
             }
             mount.learn(call);
             if call.set_client(abi::STATE_GONE) {
                 mount.advance(call);
             }
         }
+        if record.outcome == Outcome::Timeout
+            && let (Some(call), Some(kept)) = (&record.call, record.kept.take())
+        {
+            // Its line is written; what the handler still does for it is to be seen all the same.
+            kept.mark().logged();
+            self.watch.keep(call, kept);
+        }
         self.call_up();
     }
 }
 
 impl Worker {
+    /// Counts an exchange that is over and writes its line.
+    fn count(&self, ledger: &Ledger, record: &Record, now: Instant) {
+        let duration_us = micros(record.began, now);
+        let counters = self.slot.counters();
+        answered(counters, record.status, record.bytes, duration_us);
+        if record.outcome == Outcome::Aborted {
+            add(counters.aborted, 1);
+        }
+        self.log(ledger, record, duration_us);
+        if counters.requests.load(Ordering::Relaxed) == self.enough {
+            self.plead(Plea::Requests);
+        }
+    }
+
+    /// Asks the master for something, unless something was asked for already.
+    pub(super) fn plead(&self, plea: Plea) {
+        if self.slot.plea() == Plea::None {
+            self.slot.plead(plea);
+            self.call_master();
+        }
+    }
+
+    /// Has the master look at what this worker asks for.
+    pub(super) fn call_master(&self) {
+        if let Some(notice) = self.notice.get() {
+            notice.wake();
+        }
+    }
+
     /// Begins the record of an exchange; it counts as in flight until it is finished.
     pub(super) fn open(&self, ledger: &Ledger, began: Instant, refused: Bytes) {
         self.set_in_flight(self.in_flight.get() + 1);
@@ -89,9 +162,13 @@ impl Worker {
         let request = &call.request;
         // Method and target stand side by side in the head.
         let line = &request.bytes[request.method.start as usize..request.target.end as usize];
+        call.wire.name(ledger.number);
         ledger.note(|record| {
             record.queue_us = micros(record.began, start);
             record.kept = self.slot.call_begin(&request.id.hex(), line);
+            if let Some(kept) = &record.kept {
+                let _ = call.mark.set(kept.mark());
+            }
             record.call = Some(call.clone());
         });
     }
@@ -129,40 +206,58 @@ impl Worker {
             None => self.next_id(),
         };
         let id = id.hex();
-        let mut entry = Entry {
-            remote: &ledger.peer.remote_addr,
-            status: record.status,
-            bytes: record.bytes,
-            duration_us,
-            queue_us: record.queue_us,
-            handler_us: record.handler_us,
-            request_id: std::str::from_utf8(&id).unwrap_or_default(),
-            outcome: record.outcome.name(),
-            ..Entry::default()
-        };
-        match &record.call {
-            Some(call) => {
-                let request = &call.request;
-                entry.method = request.method();
-                entry.target = request.part(request.target);
-                entry.protocol = request.version.name().as_bytes();
-                entry.referer = request.field(b"referer").unwrap_or_default();
-                entry.user_agent = request.field(b"user-agent").unwrap_or_default();
-            }
+        let mut entry = match &record.call {
+            Some(call) => described(call, &id),
             // What was refused need not have three parts; its first line is shown as far as it goes.
             None => {
                 let mut parts = first_line(&record.refused).splitn(3, |byte| *byte == b' ');
-                entry.method = parts.next().unwrap_or_default();
-                entry.target = parts.next().unwrap_or_default();
-                entry.protocol = parts.next().unwrap_or_default();
+                Entry {
+                    remote: &ledger.peer.remote_addr,
+                    request_id: std::str::from_utf8(&id).unwrap_or_default(),
+                    method: parts.next().unwrap_or_default(),
+                    target: parts.next().unwrap_or_default(),
+                    protocol: parts.next().unwrap_or_default(),
+                    ..Entry::default()
+                }
             }
-        }
+        };
+        entry.status = record.status;
+        entry.bytes = record.bytes;
+        entry.duration_us = duration_us;
+        entry.queue_us = record.queue_us;
+        entry.handler_us = record.handler_us;
+        entry.outcome = record.outcome.name();
         access.write(&entry);
     }
 }
 
+/// What an access line says of the request.
+pub(super) fn described<'a>(call: &'a Call, id: &'a [u8]) -> Entry<'a> {
+    let request = &call.request;
+    Entry {
+        remote: &request.peer.remote_addr,
+        request_id: std::str::from_utf8(id).unwrap_or_default(),
+        method: request.method(),
+        target: request.part(request.target),
+        protocol: request.version.name().as_bytes(),
+        referer: request.field(b"referer").unwrap_or_default(),
+        user_agent: request.field(b"user-agent").unwrap_or_default(),
+        ..Entry::default()
+    }
+}
+
+/// Counts an answer of any kind. From the runtime thread, or for it while it is held up.
+pub(super) fn answered(counters: &Counters, status: u16, bytes: u64, duration_us: u64) {
+    add(counters.requests, 1);
+    add(counters.bytes_out, bytes);
+    counters.latency.record(duration_us);
+    if let Some(class) = counters.status.get((status as usize / 100).wrapping_sub(1)) {
+        add(class, 1);
+    }
+}
+
 /// Adds to a counter that only this thread writes: a plain store is enough, and far cheaper than a locked addition.
-fn add(counter: &AtomicU64, amount: u64) {
+pub(super) fn add(counter: &AtomicU64, amount: u64) {
     counter.store(counter.load(Ordering::Relaxed) + amount, Ordering::Relaxed);
 }
 

@@ -1,37 +1,49 @@
 //! From an accepted descriptor to a served connection.
 //!
-//! Takes what the acceptor handed over, gives it a place among the worker's connections and a task of its own.
+//! Takes what the acceptor brought, from a listener or from another worker, gives it a place among the worker's connections and a
+//! task of its own; and sends it off to another worker. When it leaves is the protocol's to find out.
 #![forbid(unsafe_code)]
 
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use super::Worker;
 use super::accept::Accepted;
 use crate::gateway::Peer;
+use crate::handover::Passing;
 use crate::listener::Address;
 use crate::protocol::http::connection;
 use crate::protocol::http::ledger::Ledger;
 use crate::protocol::http::socket::Socket;
 use crate::sys;
 
-/// Serves an accepted connection in a task of its own.
+/// The error of sendmsg(2) for more descriptors on their way than the limit of open files allows.
+const ETOOMANYREFS: i32 = 109;
+
+/// Serves a connection in a task of its own.
 pub fn start(worker: &Rc<Worker>, accepted: Accepted, number: u64, addresses: &[Address]) {
     let counters = worker.slot.counters();
-    counters.accepts.fetch_add(1, Ordering::Relaxed);
     let Accepted {
         socket,
         remote,
         listener,
+        passing,
     } = accepted;
+    match listener {
+        Some(_) => counters.accepts.fetch_add(1, Ordering::Relaxed),
+        None => counters.taken_over.fetch_add(1, Ordering::Relaxed),
+    };
     let unix = matches!(remote, Address::Unix(_));
     let mut peer = Peer::default();
     if let Address::Tcp(address) = &remote {
         peer.remote_addr = address.ip().to_canonical().to_string();
         peer.remote_port = address.port().to_string();
         // The listener may be bound to all addresses; then the socket knows which one the client chose.
-        let local = match &addresses[listener] {
-            Address::Tcp(local) if !local.ip().is_unspecified() => Some(*local),
+        let local = match listener.and_then(|listener| addresses.get(listener)) {
+            Some(Address::Tcp(local)) if !local.ip().is_unspecified() => Some(*local),
             _ => match sys::socket::local(&socket) {
                 Ok(Address::Tcp(local)) => Some(local),
                 _ => None,
@@ -50,7 +62,11 @@ pub fn start(worker: &Rc<Worker>, accepted: Accepted, number: u64, addresses: &[
             return;
         }
     };
-    let ledger = Rc::new(Ledger::new(peer));
+    let place = worker.clerk.enter(&socket, unix);
+    let ledger = Rc::new(Ledger::new(peer, place, sys::piece::number_of(&socket)));
+    ledger.shared.set(listener.is_none());
+    // Its task may have to wait for a handler that never returns: until it runs, nothing has been read.
+    worker.clerk.idle(place, passing.ahead.is_empty(), passing.fresh);
     worker.connections.borrow_mut().insert(number, ledger.clone());
     counters
         .open
@@ -62,9 +78,32 @@ pub fn start(worker: &Rc<Worker>, accepted: Accepted, number: u64, addresses: &[
     };
     let worker = worker.clone();
     tokio::task::spawn_local(async move {
-        connection::serve(socket, ledger, worker).await;
+        connection::serve(socket, passing, ledger, worker).await;
         drop(place);
     });
+}
+
+impl Worker {
+    /// Sends a connection off to whichever worker takes it.
+    pub(super) fn give_away(&self, connection: BorrowedFd<'_>, passing: &Passing) -> io::Result<()> {
+        // A stop may have been asked for since the loop last looked: then nobody is left to take it.
+        if !self.slot.commands().handover {
+            return Err(io::Error::other("the server stops"));
+        }
+        match self.handover.give(connection, passing) {
+            Ok(()) => {
+                self.slot.counters().handed_over.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(ETOOMANYREFS) => {
+                if self.give_until.get().is_some_and(|until| Instant::now() > until) {
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "no worker took it in time"));
+                }
+                Err(io::ErrorKind::WouldBlock.into())
+            }
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// A connection's place among the others, given back when it ends in whatever way.
@@ -83,6 +122,7 @@ impl Drop for Place {
         if worker.draining.get() && ledger.raced.get() {
             counters.raced.fetch_add(1, Ordering::Relaxed);
         }
+        worker.clerk.leave(ledger.place);
         worker.connections.borrow_mut().remove(number);
         let open = worker.connections.borrow().len();
         counters.open.store(open as u64, Ordering::Relaxed);

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use super::pool::Pool;
+use super::pool::{self, Pool};
+use super::watchdog::Watch;
 use crate::config::Dispatch;
 use crate::gateway::{Call, call};
 use crate::handler::loader::{Boot, Loaded, Module, Refusal, Threads};
@@ -37,6 +38,7 @@ pub struct Dispatcher {
     pool: Pool,
     /// The pool is the module's own single thread.
     alone: bool,
+    watch: Arc<Watch>,
     learned: RefCell<Vec<Path>>,
 }
 
@@ -77,7 +79,13 @@ impl Dispatcher {
     ///
     /// # Errors
     /// The module's own reason.
-    pub fn start(loaded: Loaded, mode: Dispatch, boot: &Boot<'_>, pool: &Pool) -> Result<Self, Refusal> {
+    pub fn start(
+        loaded: Loaded,
+        mode: Dispatch,
+        boot: &Boot<'_>,
+        pool: &Pool,
+        watch: &Arc<Watch>,
+    ) -> Result<Self, Refusal> {
         let alone = loaded.threads != Threads::Many;
         let (module, mode, pool) = match loaded.threads {
             Threads::Many => (loaded.start::<Call>(boot)?, mode, pool.clone()),
@@ -92,6 +100,7 @@ impl Dispatcher {
             mode,
             pool,
             alone,
+            watch: watch.clone(),
             learned: RefCell::default(),
         })
     }
@@ -106,13 +115,16 @@ impl Dispatcher {
             };
         call.set_inline(inline);
         if inline {
-            Some(call::inline(|| run(&self.module, call, now)))
+            let work = || call::inline(|| run(&self.module, call, now));
+            Some(self.watch.inline(call, now, work))
         } else {
             let (module, call) = (self.module.clone(), call.clone());
             self.pool.run(Box::new(move || {
                 // The client may have gone while the call waited for a thread.
                 if !call.is_gone() {
-                    run(&module, &call, Instant::now());
+                    call.on_thread(pool::thread(), || {
+                        run(&module, &call, Instant::now());
+                    });
                 }
             }));
             None
@@ -123,14 +135,15 @@ impl Dispatcher {
     pub fn advance(&self, call: &Arc<Call>) {
         if call.is_inline() {
             let began = Instant::now();
-            call::inline(|| call.advance());
+            self.watch.inline(call, began, || call::inline(|| call.advance()));
             if began.elapsed() > SHORT && self.mode == Dispatch::Auto {
                 call.set_inline(false);
                 call.add_time(SHORT * 2);
             }
         } else {
             let call = call.clone();
-            self.pool.run(Box::new(move || call.advance()));
+            self.pool
+                .run(Box::new(move || call.on_thread(pool::thread(), || call.advance())));
         }
     }
 

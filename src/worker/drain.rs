@@ -1,35 +1,64 @@
 //! The worker's loop: connections in, commands in, and in the end the drain.
 //!
 //! Takes what the acceptor and the master send; returns when the last connection is closed, or at once when told to quit. A drain loses
-//! nothing: the queue is accepted to its end, calls finish, idle connections are closed so that what crosses the close is counted.
+//! nothing: the queue is accepted to its end, calls finish, idle connections go to other workers, or are closed at a stop so that
+//! what crosses the close is counted.
 #![forbid(unsafe_code)]
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
-use super::accept::Accepted;
+use super::arrivals::Arrivals;
 use super::dispatch::Dispatcher;
 use super::{Worker, connection};
 use crate::exit::Exit;
-use crate::listener::Address;
-use crate::scoreboard::State;
+use crate::listener::{Address, Listener};
+use crate::scoreboard::{Fact, Plea, Scoreboard, State};
 use crate::sys::fd::EventFd;
+use crate::sys::process::Pid;
 
 /// How often the worker shows that it is alive and writes out its access log.
 const BEAT: Duration = Duration::from_secs(1);
+/// How long a master that lives is waited for to say how a worker leaves.
+const MASTER_SPEAKS: Duration = Duration::from_secs(2);
+/// How long the last answers may take to leave when the drain is over.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
 /// How long handlers that outlived their clients are waited for.
 const LAST_CALLS: Duration = Duration::from_secs(1);
 
+/// What a worker is born with that only its loop needs.
+pub struct Birth {
+    /// Readable when the master, or a signal, has said something.
+    pub commands: EventFd,
+    /// Where it accepts.
+    pub listeners: Vec<Arc<Listener>>,
+    /// Whose death is a reason to leave.
+    pub master: Pid,
+    /// Where it is told which master is in charge.
+    pub board: &'static Scoreboard,
+    /// Somebody keeps the listeners when all of us are gone.
+    pub kept: bool,
+}
+
 /// Serves until drained or told to quit.
-pub async fn serve(
-    worker: Rc<Worker>,
-    commands: EventFd,
-    mut accepted: UnboundedReceiver<Accepted>,
-    addresses: Vec<Address>,
-) -> Exit {
+pub async fn serve(worker: Rc<Worker>, born: Birth, accepted: Arc<Arrivals>) -> Exit {
+    let Birth {
+        commands,
+        listeners,
+        master,
+        board,
+        kept,
+    } = born;
+    // Where nobody accepts after us: no service manager, and no other master that took over or goes on.
+    let shut = || {
+        let in_charge = board.house().fact(Fact::Master) == master.as_raw() as u64;
+        let doors = listeners.iter().filter(|_| in_charge && !kept);
+        doors.for_each(|listener| listener.close_door());
+    };
+    let addresses: Vec<Address> = listeners.iter().map(|listener| listener.address().clone()).collect();
     let commands = match commands.watched() {
         Ok(commands) => commands,
         Err(error) => {
@@ -44,6 +73,8 @@ pub async fn serve(
     let mut open = true;
     // Counted since the fork: logs that were rotated while this worker started are the old ones here.
     let mut reopened = 0;
+    // Until when the master may say how to leave, once somebody else has said that we should.
+    let mut told: Option<Instant> = None;
     loop {
         tokio::select! {
             biased;
@@ -51,6 +82,9 @@ pub async fn serve(
                 if let Ok(mut ready) = ready {
                     commands.get_ref().clear();
                     ready.clear_ready();
+                }
+                if told.is_none() && worker.slot.plea() == Plea::Leaving && !worker.slot.commands().drain {
+                    told = Some(told_to_leave(&worker, master, shut));
                 }
                 let asked = worker.slot.commands();
                 if asked.reopen != reopened {
@@ -61,8 +95,11 @@ pub async fn serve(
                     break;
                 }
                 if asked.drain && !worker.draining.get() {
-                    begin(&worker, asked.queue);
-                    patience = Instant::now() + worker.settings.timeouts.drain + LAST_CALLS;
+                    begin(&worker, asked.queue, asked.handover);
+                    patience = Instant::now() + worker.settings.timeouts.drain;
+                } else if asked.drain && worker.handing_over.get() != asked.handover {
+                    // A stop while connections were handed over, or the other way round.
+                    part(&worker, asked.handover);
                 }
             }
             connection = accepted.recv(), if open => match connection {
@@ -74,11 +111,28 @@ pub async fn serve(
                 None => open = false,
             },
             () = worker.drained.notified() => {}
-            // The master's patience ends first; this is for a worker that was told to leave by somebody else.
-            () = sleep_until(patience), if worker.draining.get() => break,
+            () = sleep_until(told.unwrap_or(patience)), if told.is_some() && !worker.draining.get() => {
+                worker.slot.command_drain_queue();
+                begin(&worker, true, false);
+                patience = Instant::now() + worker.settings.timeouts.drain;
+            }
+            () = sleep_until(patience), if worker.draining.get() => {
+                if worker.out_of_time.replace(true) {
+                    break;
+                }
+                patience = Instant::now() + LAST_ANSWERS;
+                wake_all(&worker);
+            }
             _ = beat.tick() => {
                 worker.slot.beat();
                 flush(&worker);
+                // Whom the kernel has woken for a connection on its way may have been stopped before it took it.
+                while !worker.draining.get()
+                    && let Some(accepted) = worker.load.take_over(&worker.handover)
+                {
+                    connection::start(&worker, accepted, number, &addresses);
+                    number += 1;
+                }
             }
         }
         if worker.draining.get() && !open && worker.connections.borrow().is_empty() {
@@ -90,10 +144,40 @@ pub async fn serve(
     Exit::Done
 }
 
-fn begin(worker: &Worker, queue: bool) {
-    worker.slot.state_set(State::Draining);
+fn begin(worker: &Worker, queue: bool, handover: bool) {
+    // One that is stuck stays so to the eye.
+    if worker.slot.state() != State::Stuck {
+        worker.slot.state_set(State::Draining);
+    }
     worker.draining.set(true);
-    worker.load.drain(queue);
+    worker.load.drain(queue, !handover);
+    // The rest of the time is for the answers to requests that come on what could not be handed over.
+    let until = std::time::Instant::now() + worker.settings.timeouts.drain * 3 / 4;
+    worker.give_until.set(Some(until));
+    part(worker, handover);
+}
+
+/// A signal said that we should leave. A master that lives says how: it may be about to stop, or will have us replaced.
+/// If it is dead there is nobody to wait for; gives until when it may speak.
+fn told_to_leave(worker: &Worker, master: Pid, shut: impl Fn()) -> Instant {
+    let now = Instant::now();
+    if Pid::parent() == master {
+        worker.call_master();
+        return now + MASTER_SPEAKS;
+    }
+    // Who would call from now on is better refused.
+    shut();
+    worker.slot.command_drain_queue();
+    now
+}
+
+/// Has every connection leave once it is idle: to another worker, or closed.
+fn part(worker: &Worker, handover: bool) {
+    worker.handing_over.set(handover);
+    wake_all(worker);
+}
+
+fn wake_all(worker: &Worker) {
     for ledger in worker.connections.borrow().values() {
         ledger.wake();
     }

@@ -2,22 +2,32 @@
 //!
 //! Takes its [`Seat`] from the master and returns how it ended. The runtime is born here, after the fork, and never leaves.
 //! Nothing here decides about other workers.
+#![forbid(unsafe_code)]
 
-pub mod accept;
+mod accept;
 mod account;
-pub mod connection;
-pub mod dispatch;
-pub mod drain;
-pub mod pool;
-pub mod service;
+mod arrivals;
+mod connection;
+mod dispatch;
+mod drain;
+mod expiry;
+mod pool;
+mod probe;
+mod roster;
+mod service;
+mod stuck;
+mod watchdog;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 
 use crate::access_log::AccessLog;
 use crate::config::{Config, Limits};
@@ -26,12 +36,21 @@ use crate::gateway::{Call, Mount};
 use crate::generation::{Generation, Seat};
 use crate::handler::image::Image;
 use crate::handler::loader::{Boot, Loaded};
+use crate::handover::Handover;
 use crate::protocol::http::ledger::Ledger;
 use crate::protocol::http::{Settings, head};
 use crate::scoreboard::{Slot, State};
-use accept::Load;
+use crate::sys::fault;
+use crate::sys::fd::EventFd;
+use accept::{Load, Way};
+use arrivals::Arrivals;
 use dispatch::Dispatcher;
+use drain::Birth;
 use pool::Pool;
+pub use probe::probe;
+use roster::Clerk;
+use stuck::Report;
+use watchdog::{Watch, Watchdog};
 
 /// What the connections of a worker share.
 pub struct Worker {
@@ -44,12 +63,25 @@ pub struct Worker {
     access: RefCell<Option<AccessLog>>,
     load: Arc<Load>,
     draining: Cell<bool>,
+    /// The drain is over: who waits for a handler is told so.
+    out_of_time: Cell<bool>,
+    /// In the drain idle connections go to other workers.
+    handing_over: Cell<bool>,
+    /// Until when that is tried; what has not gone by then is closed in good order.
+    give_until: Cell<Option<Instant>>,
+    handover: Arc<Handover>,
+    clerk: Clerk,
     in_flight: Cell<usize>,
     /// Connections that wait for a call to end before they are read.
     waiting: RefCell<VecDeque<Rc<Ledger>>>,
     connections: RefCell<HashMap<u64, Rc<Ledger>>>,
     /// A connection was closed during the drain.
     drained: Notify,
+    watch: Arc<Watch>,
+    /// Wakes the master; nobody has one to wake in a probe.
+    notice: OnceCell<EventFd>,
+    /// Number of requests after which the worker asks to be replaced.
+    enough: u64,
     seed: u64,
     serial: Cell<u64>,
 }
@@ -60,39 +92,96 @@ pub fn run(seat: Seat) -> Exit {
         number,
         slot,
         generation,
-        listeners,
         boot,
         commands,
-        ..
+        handover,
+        notice,
+        master,
+        board,
+        kept,
     } = seat;
-    let prepared = prepare(number, slot, &generation).and_then(|worker| {
+    // Before any code of a module: what crashes at its start is recorded too.
+    if let Err(error) = fault::install(slot.fault()) {
+        tracing::warn!("a crash of this worker will be reported without its stack: {error}");
+    }
+    let listeners = generation.listeners.clone();
+    let prepared = prepare(number, slot, &generation, &handover).and_then(|worker| {
         // tokio's own threads are never needed: files are sent by the kernel and names are not resolved here.
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build_local(LocalOptions::default());
         let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
-        let (sender, accepted) = mpsc::unbounded_channel();
-        accept::start(listeners.clone(), worker.load.clone(), sender)
-            .map_err(|error| format!("no acceptor: {error}"))?;
-        Ok((worker, runtime, accepted))
+        let arrivals = Arc::new(Arrivals::default());
+        watch(&worker, number, &generation, arrivals.clone(), notice)
+            .map_err(|error| format!("no watchdog: {error}"))?;
+        // Last of all, and only if the master has not given it up: from here on there are clients who count on it.
+        if !slot.state_change(State::Starting, State::Ready) {
+            return Ok(None);
+        }
+        let way = Way {
+            arrivals: arrivals.clone(),
+            watch: worker.watch.clone(),
+            handover: handover.clone(),
+            slot,
+        };
+        accept::start(listeners.clone(), worker.load.clone(), way).map_err(|error| format!("no acceptor: {error}"))?;
+        Ok(Some((worker, runtime, arrivals)))
     });
     let (worker, runtime, accepted) = match prepared {
-        Ok(prepared) => prepared,
+        Ok(Some(prepared)) => prepared,
+        Ok(None) => return Exit::Done,
         Err(reason) => {
             boot.failed(&reason);
             return Exit::Module;
         }
     };
-    slot.state_set(State::Ready);
+    // From here on it is missed when it stands still.
+    slot.beat();
     boot.ready();
-    let addresses = listeners.iter().map(|listener| listener.address().clone()).collect();
-    runtime.block_on(drain::serve(worker, commands, accepted, addresses))
+    let born = Birth {
+        commands,
+        listeners,
+        master,
+        board,
+        kept,
+    };
+    runtime.block_on(drain::serve(worker, born, accepted))
+}
+
+/// Starts the thread that acts when this one is stuck in a handler.
+fn watch(
+    worker: &Worker,
+    number: usize,
+    generation: &Generation,
+    arrivals: Arc<Arrivals>,
+    notice: EventFd,
+) -> io::Result<()> {
+    let _ = worker.notice.set(notice.try_clone()?);
+    let config = &generation.config;
+    Watchdog {
+        watch: worker.watch.clone(),
+        report: Report {
+            slot: worker.slot,
+            worker: number,
+            load: worker.load.clone(),
+            notice,
+            log: config.log.clone(),
+            timeouts: config.timeouts.clone(),
+            pleaded: AtomicBool::new(false),
+        },
+        arrivals,
+        handover: worker.handover.clone(),
+        roster: worker.clerk.roster(),
+        thread: fault::tid(),
+    }
+    .start()
 }
 
 /// Loads the modules and builds what connections share.
-fn prepare(number: usize, slot: Slot, generation: &Generation) -> Result<Rc<Worker>, String> {
+fn prepare(number: usize, slot: Slot, generation: &Generation, handover: &Arc<Handover>) -> Result<Rc<Worker>, String> {
     let config = &generation.config;
     let pool = Pool::new("handler", config.threads);
+    let watch = Arc::new(Watch::new());
     let mut mounts = Vec::new();
     let mut places = Vec::new();
     for (index, (mount, image)) in config.mounts.iter().zip(&generation.images).enumerate() {
@@ -104,9 +193,12 @@ fn prepare(number: usize, slot: Slot, generation: &Generation) -> Result<Rc<Work
             threads: config.threads as u32,
             generation: generation.number,
         };
+        fault::busy(Some(index));
         let loaded = load(image, generation.number)?;
         let multithread = loaded.threads == crate::handler::loader::Threads::Many;
-        mounts.push(Dispatcher::start(loaded, mount.dispatch, &boot, &pool).map_err(|refusal| refusal.to_string())?);
+        mounts.push(
+            Dispatcher::start(loaded, mount.dispatch, &boot, &pool, &watch).map_err(|refusal| refusal.to_string())?,
+        );
         places.push(Arc::new(Mount {
             index,
             script_name: mount.path.clone().into_bytes(),
@@ -116,6 +208,7 @@ fn prepare(number: usize, slot: Slot, generation: &Generation) -> Result<Rc<Work
             generation: generation.number.to_string(),
         }));
     }
+    fault::busy(None);
     let access = AccessLog::open(&config.log, slot.log(), number, generation.number)
         .map_err(|error| format!("the access log cannot be opened: {error}"))?;
     let load = Load::new(config.limits.connections).map_err(|error| format!("no eventfd: {error}"))?;
@@ -132,10 +225,18 @@ fn prepare(number: usize, slot: Slot, generation: &Generation) -> Result<Rc<Work
         access: RefCell::new(access),
         load: Arc::new(load),
         draining: Cell::new(false),
+        out_of_time: Cell::new(false),
+        handing_over: Cell::new(false),
+        give_until: Cell::new(None),
+        handover: handover.clone(),
+        clerk: Clerk::new(config.limits.connections),
         in_flight: Cell::new(0),
         waiting: RefCell::default(),
         connections: RefCell::default(),
         drained: Notify::new(),
+        watch,
+        notice: OnceCell::new(),
+        enough: enough(&config.limits),
         seed: seed(),
         serial: Cell::new(1),
     }))
@@ -156,20 +257,17 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
-/// Opens and checks the modules of a configuration, in a process that may die of it.
-///
-/// # Errors
-/// The first refusal, as a sentence.
-pub fn probe(_config: &Config, images: &[Image]) -> Result<(), String> {
-    for image in images {
-        let loaded = load(image, 0)?;
-        tracing::debug!("module {} is {}", image.path().display(), loaded.provenance());
-    }
-    Ok(())
-}
-
 fn load(image: &Image, generation: u64) -> Result<Loaded, String> {
     Loaded::open::<Call>(&image.proc_path(), image.path(), generation).map_err(|refusal| refusal.to_string())
+}
+
+/// How many requests this worker is to answer; its share of the jitter keeps all from being replaced at once. No count of
+/// requests reaches the largest number.
+fn enough(limits: &Limits) -> u64 {
+    match limits.max_requests as u64 {
+        0 => u64::MAX,
+        most => most + seed() % (limits.max_requests_jitter as u64 + 1),
+    }
 }
 
 /// Random bits that tell this worker's request ids from all others'. `RandomState` draws them from the kernel, and was not used

@@ -4,9 +4,12 @@
 //! A thread that a handler holds for ever is one thread less; the I/O thread is never among them.
 #![forbid(unsafe_code)]
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+
+use crate::sys::fault;
 
 /// Something to run.
 pub type Job = Box<dyn FnOnce() + Send>;
@@ -88,12 +91,29 @@ impl Pool {
     }
 }
 
+thread_local! {
+    /// This thread's id; asking the kernel for it is a system call.
+    static THREAD: Cell<i32> = const { Cell::new(0) };
+}
+
+/// The id of the thread that runs a job.
+pub fn thread() -> i32 {
+    THREAD.with(|known| {
+        if known.get() == 0 {
+            known.set(fault::tid());
+        }
+        known.get()
+    })
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn work(&self) {
+        // Without it a crash is told without its stack; no reason not to serve.
+        let _ = fault::arm_thread();
         let mut queue = self.lock();
         loop {
             if let Some(job) = queue.jobs.pop_front() {

@@ -18,16 +18,22 @@ use tokio::time::{Sleep, sleep};
 
 use super::Worker;
 use super::account::micros;
+use super::stuck::LATE;
 use crate::gateway::input::Input;
 use crate::gateway::request::{self, Id, Request, Span};
 use crate::gateway::{Answer, Body, Call};
 use crate::protocol::http::body::ResponseBody;
+use crate::protocol::http::connection::ASLEEP;
 use crate::protocol::http::head::Head;
 use crate::protocol::http::ledger::{Incoming, Ledger, Outcome};
 use crate::protocol::http::refusal::Refusal;
 use crate::protocol::http::target::Form;
 use crate::protocol::http::upload::{self, Early};
 use crate::protocol::http::{Gate, Service, answer};
+use crate::scoreboard::Timeout;
+
+/// What a client is told whose call outlasts the drain.
+const LEAVING: &str = "The server could not wait any longer for the handler: it is being restarted or stopped.\n";
 
 impl Service for Worker {
     async fn serve(self: Rc<Self>, ledger: Rc<Ledger>, body: HyperBody) -> Response<ResponseBody> {
@@ -80,35 +86,57 @@ impl Service for Worker {
             tokio::task::spawn_local(upload::pump(body, call.clone(), ledger.clone()));
         }
         let ended = mount.call(&call, here, start);
+        if call.is_settled() {
+            return cede(&call, &ledger).await;
+        }
         let answer = self.wait(&call, &ledger).await;
         let ended = ended.unwrap_or_else(Instant::now);
         ledger.note(|record| record.handler_us = micros(start, ended));
         match answer {
-            None => {
+            Ok(_) if call.is_settled() => cede(&call, &ledger).await,
+            Err(timeout) => {
                 ledger.note(|record| record.outcome = Outcome::Timeout);
-                answer::plain(504, "The handler did not answer in time.\n".into(), &gate, &ledger)
+                self.expired(&ledger, timeout);
+                let (status, text) = match timeout {
+                    Timeout::Drain => (503, LEAVING),
+                    _ => (504, LATE),
+                };
+                answer::plain(status, text.into(), &gate, &ledger)
             }
-            Some(Answer::Failed) => match ledger.body_fault.take() {
+            Ok(Answer::Failed) => match ledger.body_fault.take() {
                 // The handler failed because the client broke off its body: the client is told so.
                 Some(refusal) => answer::refused(&refusal, &gate, &ledger),
                 None => answer::respond(Answer::Failed, &call, &gate, &ledger),
             },
-            Some(Answer::Response(head, Body::Upgrade)) => {
+            Ok(Answer::Response(head, Body::Upgrade)) => {
                 *ledger.upgrade.borrow_mut() = Some((answer::switch(&head, &ledger), call.clone()));
                 // The connection takes itself back from hyper; this answer is never waited for.
                 std::future::pending().await
             }
-            Some(answer) => answer::respond(answer, &call, &gate, &ledger),
+            Ok(answer) => answer::respond(answer, &call, &gate, &ledger),
         }
     }
 }
 
+/// The watchdog has answered: what is left of the connection is to be closed, and nothing said on it.
+async fn cede(call: &Call, ledger: &Ledger) -> Response<ResponseBody> {
+    ledger.note(|record| {
+        (record.status, record.bytes) = call.told();
+        record.outcome = Outcome::Timeout;
+    });
+    ledger.over.set(true);
+    std::future::pending().await
+}
+
 impl Worker {
     /// The call's answer; interim responses are passed on while it is waited for.
-    /// `None` when the time for it is over.
-    async fn wait(&self, call: &Arc<Call>, ledger: &Ledger) -> Option<Answer> {
+    ///
+    /// # Errors
+    /// Which time for it is over.
+    async fn wait(&self, call: &Arc<Call>, ledger: &Ledger) -> Result<Answer, Timeout> {
         // A call that ran inline has answered: only one that did not costs a timer.
         let mut timer = pin!(None::<Sleep>);
+        let mut extra = false;
         poll_fn(|cx| {
             let mut answer = call.poll_answer(cx);
             while answer.is_pending() && call.wants_asking() {
@@ -120,17 +148,25 @@ impl Worker {
                 ledger.interim.borrow_mut().extend(interim);
             }
             if let Poll::Ready(answer) = answer {
-                return Poll::Ready(Some(answer));
+                return Poll::Ready(Ok(answer));
             }
             if timer.is_none() {
                 timer.set(Some(sleep(self.settings.timeouts.request)));
             }
-            let over = timer
-                .as_mut()
-                .as_pin_mut()
-                .is_some_and(|timer| timer.poll(cx).is_ready());
-            if over && call.expire() {
-                Poll::Ready(None)
+            let over = timer.as_mut().as_pin_mut().is_some_and(|mut timer| {
+                let asleep = timer.as_mut().poll(cx).is_ready() && timer.deadline().elapsed() >= ASLEEP;
+                if asleep && !std::mem::replace(&mut extra, true) {
+                    timer.as_mut().reset(tokio::time::Instant::now() + ASLEEP);
+                }
+                timer.poll(cx).is_ready()
+            });
+            let timeout = match (over, self.out_of_time.get()) {
+                (true, _) => Timeout::Request,
+                (false, true) => Timeout::Drain,
+                (false, false) => return Poll::Pending,
+            };
+            if call.expire() {
+                Poll::Ready(Err(timeout))
             } else {
                 Poll::Pending
             }

@@ -1,0 +1,106 @@
+//! The trial of a generation before anything of it serves: its modules are loaded and, if asked for, one request is
+//! answered, in a process that may die of it.
+//!
+//! Takes a configuration and its images; gives the reason why they will not do. The request takes the very road that a
+//! client's takes, over a socket pair; only the listener, the access log and the master are missing.
+#![forbid(unsafe_code)]
+
+use std::os::unix::net::UnixStream as Pair;
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::time::timeout;
+
+use super::accept::Accepted;
+use super::{connection, load, prepare};
+use crate::config::Config;
+use crate::generation::Generation;
+use crate::handler::image::Image;
+use crate::handover::{Handover, Passing};
+use crate::listener::Address;
+use crate::scoreboard::Scoreboard;
+
+/// Bytes of an answer that are looked at.
+const LONGEST: usize = 64 * 1024;
+
+/// Opens and checks the modules of a configuration, and makes its probe request.
+///
+/// # Errors
+/// The first refusal, as a sentence.
+pub fn probe(config: &Config, images: &[Image]) -> Result<(), String> {
+    let Some(target) = &config.probe else {
+        for image in images {
+            let loaded = load(image, 0)?;
+            tracing::debug!("module {} is {}", image.path().display(), loaded.provenance());
+        }
+        return Ok(());
+    };
+    let failed = |why: String| format!("the probe request GET {target} failed: {why}");
+    let answer = ask(config, images, target)?.map_err(failed)?;
+    let status = answer
+        .split(|byte| *byte == b' ')
+        .nth(1)
+        .and_then(|code| std::str::from_utf8(code).ok()?.parse().ok());
+    match status {
+        Some(100..400) => Ok(()),
+        Some(code) => Err(failed(format!(
+            "it was answered {code}, and [reload] probe wants less than 400"
+        ))),
+        None => Err(failed("the answer has no status".to_owned())),
+    }
+}
+
+/// The first bytes of the answer; the outer error is the module's, the inner one the request's.
+fn ask(config: &Config, images: &[Image], target: &str) -> Result<Result<Vec<u8>, String>, String> {
+    let slot = Scoreboard::create().ok().and_then(|board| board.claim(0));
+    let slot = slot.ok_or("no memory for the probe")?;
+    let mut config = config.clone();
+    config.log.access = None;
+    let patience = config.timeouts.request;
+    let generation = Generation {
+        number: 0,
+        config,
+        images: images.to_vec(),
+        listeners: Vec::new(),
+        loaded_at: 0,
+    };
+    let handover = Handover::new().map_err(|error| format!("no channel for the probe: {error}"))?;
+    let worker = prepare(1, slot, &generation, &Arc::new(handover))?;
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default());
+    let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
+    let asked = runtime.block_on(async {
+        let (ours, theirs) = Pair::pair()?;
+        ours.set_nonblocking(true)?;
+        theirs.set_nonblocking(true)?;
+        let accepted = Accepted {
+            socket: theirs.into(),
+            remote: Address::Unix(None),
+            listener: Some(0),
+            passing: Passing {
+                unix: true,
+                fresh: true,
+                ahead: Vec::new(),
+            },
+        };
+        connection::start(&worker, accepted, 0, &[Address::Unix(None)]);
+        let mut client = UnixStream::from_std(ours)?;
+        let request = format!(
+            "GET {target} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: appserver-probe\r\nConnection: close\r\n\r\n"
+        );
+        client.write_all(request.as_bytes()).await?;
+        let mut answer = Vec::new();
+        let mut rest = client.take(LONGEST as u64);
+        match timeout(patience, rest.read_to_end(&mut answer)).await {
+            Ok(read) => read.map(|_| answer),
+            Err(_) => Err(std::io::Error::other(format!(
+                "there was no answer within {patience:?}"
+            ))),
+        }
+    });
+    worker.mounts.iter().for_each(|mount| mount.shutdown());
+    Ok(asked.map_err(|error| error.to_string()))
+}

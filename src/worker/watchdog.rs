@@ -1,0 +1,282 @@
+//! The watchdog: a thread that acts for the runtime thread while that is stuck in a handler.
+//!
+//! Takes what the runtime thread shows of the handler code it runs, and the calls that were given up on the pool's threads.
+//! When a piece has outlasted `timeouts.request` it answers in its stead, writes the access line, has the worker replaced and
+//! hands its connections to others; a pooled call that goes on after its answer it only reports. It runs no handler code.
+//!
+//! **Invariant**: what is the runtime thread's own is touched from here only within [`Bench::take`], for so long is that
+//! thread held up.
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::accept::Load;
+use super::arrivals::Arrivals;
+use super::roster::Roster;
+use super::stuck::{Held, Report};
+use crate::gateway::Call;
+use crate::handover::{Handover, Passing};
+use crate::listener::Address;
+use crate::protocol::http::connection::ASLEEP;
+use crate::scoreboard::{CallRecord, Slot};
+use crate::sys::piece::Bench;
+use crate::sys::{fault, time};
+
+/// How long a call may go on after its 504 before its worker counts as stuck: a handler that looks at its deadline only between
+/// two steps gets away, one that hangs costs little more time.
+pub const OVERTIME: Duration = Duration::from_secs(1);
+/// How long a piece of inline work runs before new connections go elsewhere: ten times what a thread may wait for its turn on a
+/// busy machine, and well below what a client notices.
+const BUSY: Duration = Duration::from_millis(5);
+/// Between two looks: an eighth of `timeouts.request`, within these bounds.
+const TICK: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(1));
+/// Between two attempts to hand over what found no room in the channel.
+const RETRY: Duration = Duration::from_millis(5);
+/// How much stack the thread gets; untouched pages cost nothing.
+const STACK: usize = 256 * 1024;
+
+/// What the runtime thread and the watchdog share.
+pub struct Watch {
+    bench: Bench<Arc<Call>>,
+    /// One moment on both clocks.
+    epoch: (Instant, u64),
+    suspects: Mutex<VecDeque<Suspect>>,
+    /// The records of suspects that did not come back: they stay on the scoreboard for as long as this worker lives.
+    stuck: Mutex<Vec<CallRecord>>,
+    roused: Condvar,
+}
+
+/// A call that was answered for its handler, which may still run.
+struct Suspect {
+    call: Arc<Call>,
+    due: u64,
+    /// Its place on the scoreboard, once its answer is accounted for.
+    kept: Option<CallRecord>,
+}
+
+impl Watch {
+    /// Nothing to watch yet.
+    pub fn new() -> Self {
+        Self {
+            bench: Bench::new(),
+            epoch: (Instant::now(), time::monotonic_ns()),
+            suspects: Mutex::default(),
+            stuck: Mutex::default(),
+            roused: Condvar::new(),
+        }
+    }
+
+    /// Runs handler code of a call on the runtime thread, watched.
+    pub fn inline<R>(&self, call: &Arc<Call>, now: Instant, run: impl FnOnce() -> R) -> R {
+        // Reading the clock once more would cost more than all the rest here.
+        let now = self.epoch.1 + time::nanos(now.saturating_duration_since(self.epoch.0));
+        self.bench.work(call, now, run)
+    }
+
+    /// Has a call looked at a little later, whose time was over.
+    pub fn suspect(&self, call: &Arc<Call>) {
+        let due = time::monotonic_ns() + time::nanos(OVERTIME);
+        let mut suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
+        suspects.push_back(Suspect {
+            call: call.clone(),
+            due,
+            kept: None,
+        });
+        drop(suspects);
+        self.roused.notify_one();
+    }
+
+    /// Keeps a suspect's record on the scoreboard, where the master looks for what is stuck, although its answer has left.
+    pub fn keep(&self, call: &Arc<Call>, record: CallRecord) {
+        let mut suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(suspect) = suspects.iter_mut().find(|suspect| Arc::ptr_eq(&suspect.call, call)) {
+            suspect.kept = Some(record);
+        }
+    }
+
+    /// Whether the runtime thread has been held up for so long that nobody should wait for it.
+    pub fn is_busy(&self) -> bool {
+        self.bench.is_taken()
+            || self
+                .bench
+                .since()
+                .is_some_and(|since| time::monotonic_ns().saturating_sub(since) > time::nanos(BUSY))
+    }
+
+    /// The suspects whose time has come, and when the next one's does (ns).
+    fn due(&self, now: u64) -> (Vec<Arc<Call>>, Option<u64>) {
+        let mut suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut due = Vec::new();
+        while suspects.front().is_some_and(|first| first.due <= now)
+            && let Some(suspect) = suspects.pop_front()
+        {
+            if suspect.call.thread().is_some()
+                && let Some(record) = suspect.kept
+            {
+                self.stuck.lock().unwrap_or_else(PoisonError::into_inner).push(record);
+            }
+            due.push(suspect.call);
+        }
+        (due, suspects.front().map(|first| first.due))
+    }
+
+    fn rest(&self, time: Duration) {
+        let suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.roused.wait_timeout(suspects, time));
+    }
+}
+
+/// What the watchdog works with.
+pub struct Watchdog {
+    /// What it watches.
+    pub watch: Arc<Watch>,
+    /// How it reports.
+    pub report: Report,
+    /// Connections the runtime thread has not taken yet.
+    pub arrivals: Arc<Arrivals>,
+    /// Where connections go.
+    pub handover: Arc<Handover>,
+    /// The open connections.
+    pub roster: Arc<Roster>,
+    /// The runtime thread.
+    pub thread: i32,
+}
+
+impl Watchdog {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// From pthread_create(3).
+    pub fn start(self) -> io::Result<()> {
+        let named = thread::Builder::new().name("watchdog".into()).stack_size(STACK);
+        named.spawn(move || self.run()).map(|_| ())
+    }
+
+    fn run(self) {
+        // Without it a crash is told without its stack; no reason not to watch.
+        let _ = fault::arm_thread();
+        let tick = (self.report.timeouts.request / 8).clamp(TICK.0, TICK.1);
+        loop {
+            let left = self.look();
+            let time = left.map_or(tick, |left| left.min(tick));
+            let began = Instant::now();
+            self.watch.rest(time);
+            if began.elapsed() >= time + ASLEEP {
+                // All threads of this process slept as long: its handlers are not to blame.
+                self.watch.rest(ASLEEP);
+            }
+        }
+    }
+
+    /// Acts on what has taken too long; gives the time to what will have next.
+    fn look(&self) -> Option<Duration> {
+        let now = time::monotonic_ns();
+        let patience = time::nanos(self.report.timeouts.request);
+        let mut next = None;
+        if let Some(since) = self.watch.bench.since() {
+            let due = since.saturating_add(patience);
+            if due <= now {
+                self.watch.bench.take(since, |call| self.act_for(call));
+            } else {
+                next = Some(due);
+            }
+        }
+        let (due, later) = self.watch.due(now);
+        for call in due {
+            if let Some(thread) = call.thread() {
+                self.report.stuck(&call, Held::Pool(thread));
+            }
+        }
+        let next = [next, later].into_iter().flatten().min()?;
+        Some(Duration::from_nanos(
+            next.saturating_sub(time::monotonic_ns()).max(1_000_000),
+        ))
+    }
+
+    /// Does for the runtime thread what cannot wait for it.
+    fn act_for(&self, call: &Arc<Call>) {
+        let ended = self.report.end(call);
+        self.report.stuck(call, Held::Runtime(self.thread));
+        if let Some(ended) = ended {
+            self.report.log(call, &ended);
+        }
+        // The client has its answer and a successor is on its way; now the others.
+        self.empty();
+    }
+
+    /// Hands over every connection that nothing is owed on, as long as there are any and the runtime thread does not ask for
+    /// them back. The acceptor may still bring one.
+    fn empty(&self) {
+        loop {
+            let slot = self.report.slot;
+            let (given, left) = self.roster.give_all(&self.handover);
+            slot.counters().handed_over.fetch_add(given as u64, Ordering::Relaxed);
+            let left = left + pass_on(&self.arrivals, &self.handover, &self.report.load, slot);
+            if left == 0 || self.watch.bench.is_awaited() {
+                return;
+            }
+            thread::park_timeout(RETRY);
+        }
+    }
+}
+
+/// Hands over what the runtime thread has not taken yet; gives how many are left.
+pub fn pass_on(arrivals: &Arrivals, handover: &Handover, load: &Load, slot: Slot) -> usize {
+    while let Some(accepted) = arrivals.take() {
+        let passing = Passing {
+            unix: matches!(accepted.remote, Address::Unix(_)),
+            ..accepted.passing.clone()
+        };
+        if handover.give(accepted.socket.as_fd(), &passing).is_err() {
+            arrivals.put_back(accepted);
+            return 1;
+        }
+        load.closed();
+        let counters = slot.counters();
+        // It came here, though the runtime never saw it.
+        let came = match accepted.listener {
+            Some(_) => counters.accepts,
+            None => counters.taken_over,
+        };
+        for counter in [came, counters.handed_over] {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::super::accept::Accepted;
+    use super::*;
+    use crate::scoreboard::Scoreboard;
+
+    #[test]
+    fn what_is_passed_on_unseen_is_counted_as_come_and_as_gone() {
+        let (arrivals, handover) = (Arrivals::default(), Handover::new().unwrap());
+        let load = Load::new(9).unwrap();
+        let slot = Scoreboard::create().unwrap().claim(1).unwrap();
+        let (_client, server) = UnixStream::pair().unwrap();
+        for listener in [Some(0), None, None] {
+            arrivals.push(Accepted {
+                socket: server.try_clone().unwrap().into(),
+                remote: Address::Unix(None),
+                listener,
+                passing: Passing::default(),
+            });
+        }
+        assert_eq!(pass_on(&arrivals, &handover, &load, slot), 0);
+        let counters = slot.counters();
+        let counts = [counters.accepts, counters.taken_over, counters.handed_over];
+        assert_eq!(counts.map(|count| count.load(Ordering::Relaxed)), [1, 2, 3]);
+        assert!(handover.take().unwrap().unwrap().1.unix);
+    }
+}
