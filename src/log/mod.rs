@@ -10,7 +10,7 @@ mod line;
 
 use std::error::Error;
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -159,7 +159,7 @@ fn sink() -> RwLockReadGuard<'static, Sink> {
 }
 
 fn open(path: &Path) -> Result<File, LogError> {
-    let file = OpenOptions::new().append(true).create(true).open(path);
+    let file = fd::append_to(path);
     file.map_err(|source| LogError::Open {
         path: path.to_owned(),
         source,

@@ -5,6 +5,7 @@
 //! twice as long each time. It is pure: it reads no clock.
 #![forbid(unsafe_code)]
 
+use crate::sys::time;
 use std::time::Duration;
 
 /// A death this soon after being ready counts as one at start.
@@ -32,18 +33,23 @@ impl Backoff {
             None => Duration::ZERO,
             Some(doublings) => FIRST.saturating_mul(1 << doublings.min(16)).min(LONGEST),
         };
-        self.until = now.saturating_add(delay.as_nanos() as u64);
+        self.hold(now, delay);
         delay
     }
 
     /// Holds the next start back for `delay` from `now` (ns).
     pub fn hold(&mut self, now: u64, delay: Duration) {
-        self.until = now.saturating_add(delay.as_nanos() as u64);
+        self.until = now.saturating_add(time::nanos(delay));
     }
 
     /// When the next worker may start (ns).
     pub fn until(&self) -> u64 {
         self.until
+    }
+
+    /// Whether one early death has followed the other.
+    pub fn is_looping(&self) -> bool {
+        self.early >= PATIENCE
     }
 
     /// Forgets: another generation is not to blame.

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use super::Master;
+use super::inheritance::image_of;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::handler::image::{Facts, Image};
@@ -21,6 +22,8 @@ pub struct Check {
     pub config: Config,
     /// The child.
     pub pid: Pid,
+    /// It has ended and is reaped: its id may be another's.
+    pub ended: bool,
     /// When we lose patience (ns).
     pub deadline: u64,
     socket: OwnedFd,
@@ -54,14 +57,15 @@ impl Master {
         let mut ours = Some(ours);
         let pid = process::fork(|mask| {
             ours = None;
+            let handed = self.upgrade.heir.images().to_vec();
             self.forget();
-            self.listeners.clear();
-            live(&config, probe, &theirs, master, mask)
+            live(&config, &handed, probe, &theirs, master, mask)
         })?;
         let socket = ours.expect("only the child closes it");
         Ok(Check {
             config,
             pid,
+            ended: false,
             deadline,
             socket,
             images: Vec::new(),
@@ -71,11 +75,11 @@ impl Master {
 }
 
 /// The child's life.
-fn live(config: &Config, probe: Probe, socket: &OwnedFd, master: Pid, mask: Blocked) -> i32 {
+fn live(config: &Config, handed: &[Image], probe: Probe, socket: &OwnedFd, master: Pid, mask: Blocked) -> i32 {
     drop(mask);
     let _ = title::set("appserver: module check");
     // Nobody waits for a verdict that the master cannot hear.
-    let verdict = match examine(config, probe, socket, master) {
+    let verdict = match examine(config, handed, probe, socket, master) {
         Ok(()) => "ok".to_owned(),
         Err(reason) => format!(
             "refused\n{}",
@@ -89,7 +93,7 @@ fn live(config: &Config, probe: Probe, socket: &OwnedFd, master: Pid, mask: Bloc
 /// Loads modules and shakes hands with them, in a process that may die of it.
 pub type Probe = fn(&Config, &[Image]) -> Result<(), String>;
 
-fn examine(config: &Config, probe: Probe, socket: &OwnedFd, master: Pid) -> Result<(), String> {
+fn examine(config: &Config, handed: &[Image], probe: Probe, socket: &OwnedFd, master: Pid) -> Result<(), String> {
     let cannot = |error: io::Error| format!("cannot report to the master: {error}");
     let mut images: Vec<Image> = Vec::with_capacity(config.mounts.len());
     for mount in &config.mounts {
@@ -98,8 +102,12 @@ fn examine(config: &Config, probe: Probe, socket: &OwnedFd, master: Pid) -> Resu
             images.push(images[index].clone());
             continue;
         }
-        let image = Image::read(&mount.module)
-            .map_err(|error| format!("module {} refused: {error}", mount.module.display()))?;
+        // What an old master serves is taken from it: the file may be gone, or be another one that nobody asked for yet.
+        let image = match image_of(handed, &mount.module) {
+            Some(image) => image.under(&mount.module),
+            None => Image::read(&mount.module)
+                .map_err(|error| format!("module {} refused: {error}", mount.module.display()))?,
+        };
         let facts = image.facts();
         let message = format!("image\n{}\n{}\n{}", facts.sha256, facts.build_id, facts.len);
         fd::send(socket, message.as_bytes(), Some(image.as_fd())).map_err(cannot)?;
@@ -184,8 +192,12 @@ impl Check {
         )
     }
 
-    fn doing(&self) -> &'static str {
-        if self.probing { "loaded" } else { "read" }
+    fn doing(&self) -> String {
+        match (&self.config.probe, self.probing) {
+            (_, false) => "read".to_owned(),
+            (None, true) => "loaded".to_owned(),
+            (Some(target), true) => format!("loaded it and made the probe request GET {target} to"),
+        }
     }
 
     fn modules(&self) -> String {
@@ -213,11 +225,12 @@ pub fn check_and_wait(config: &Config, probe: Probe) -> Result<(), String> {
     fd::set_nonblocking(&ours, true).map_err(failed)?;
     let deadline = time::monotonic_ns().saturating_add(time::nanos(config.timeouts.boot));
     let this = Pid::this();
-    let pid = process::fork(|mask| live(config, probe, &theirs, this, mask)).map_err(failed)?;
+    let pid = process::fork(|mask| live(config, &[], probe, &theirs, this, mask)).map_err(failed)?;
     drop(theirs);
     let mut check = Check {
         config: config.clone(),
         pid,
+        ended: false,
         deadline,
         socket: ours,
         images: Vec::new(),

@@ -6,9 +6,10 @@
 
 use super::check::Check;
 use super::workers::{Stage, Workers};
-use crate::sys::boot::Boot;
+use crate::sys::boot::{Boot, BootReceiver};
+use crate::sys::fd::EventFd;
 use crate::sys::poll;
-use crate::sys::process::{self, Outcome, Pid};
+use crate::sys::process::Pid;
 use crate::sys::signal::{Ear, Signal};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -18,16 +19,29 @@ use std::os::fd::{AsFd, BorrowedFd};
 pub enum Event {
     /// We were signalled.
     Signal(Signal),
+    /// A worker has asked for something.
+    Notice,
     /// A worker said how its start went.
     Boot(Pid, Boot),
     /// The check of a module has something to say.
     Check,
-    /// A child ended; it is reaped.
-    Ended(Pid, Outcome),
+    /// The master that is to succeed this one has something to say.
+    Successor,
+    /// Children have ended. They are reaped only when this is acted upon: until then no id of theirs can be another's.
+    Ended,
 }
 
-/// Waits for the next events, at most until `deadline` (ns, CLOCK_MONOTONIC); none when that passed.
-pub fn wait(ear: &Ear, workers: &Workers, check: Option<&Check>, deadline: Option<u64>) -> io::Result<Vec<Event>> {
+/// Waits for the next events, at most until `deadline` (ns, CLOCK_MONOTONIC); none when that passed. `others` only wake:
+/// whoever they belong to knows what there is to read.
+pub fn wait(
+    ear: &Ear,
+    notice: &EventFd,
+    workers: &Workers,
+    check: Option<&Check>,
+    successor: Option<&BootReceiver>,
+    others: &[BorrowedFd<'_>],
+    deadline: Option<u64>,
+) -> io::Result<Vec<Event>> {
     let starting: Vec<_> = workers
         .iter()
         .filter_map(|worker| match &worker.stage {
@@ -35,9 +49,12 @@ pub fn wait(ear: &Ear, workers: &Workers, check: Option<&Check>, deadline: Optio
             _ => None,
         })
         .collect();
-    let mut fds: Vec<BorrowedFd<'_>> = vec![ear.as_fd()];
+    let mut fds: Vec<BorrowedFd<'_>> = vec![ear.as_fd(), notice.as_fd()];
     fds.extend(starting.iter().map(|(_, boot)| boot.as_fd()));
     fds.extend(check.map(AsFd::as_fd));
+    let answer = fds.len();
+    fds.extend(successor.map(AsFd::as_fd));
+    fds.extend(others);
     let heard = poll::readable(&fds, deadline)?;
 
     let mut events: Vec<Event> = Vec::new();
@@ -48,23 +65,25 @@ pub fn wait(ear: &Ear, workers: &Workers, check: Option<&Check>, deadline: Optio
             signal => events.push(Event::Signal(signal)),
         }
     }
+    if heard.contains(&1) {
+        events.push(Event::Notice);
+    }
     for (index, (pid, boot)) in starting.iter().enumerate() {
-        // When a child ended, its last word may have come after the wait.
-        if ended || heard.contains(&(index + 1)) {
+        if heard.contains(&(index + 2)) {
             match boot.look() {
                 Boot::Pending => {}
                 said => events.push(Event::Boot(*pid, said)),
             }
         }
     }
-    if heard.contains(&(starting.len() + 1)) || (ended && check.is_some()) {
+    if check.is_some() && (ended || heard.contains(&(starting.len() + 2))) {
         events.push(Event::Check);
     }
+    if successor.is_some() && heard.contains(&answer) {
+        events.push(Event::Successor);
+    }
     if ended {
-        while let Some((pid, outcome)) = process::look()? {
-            process::reap(pid);
-            events.push(Event::Ended(pid, outcome));
-        }
+        events.push(Event::Ended);
     }
     Ok(events)
 }

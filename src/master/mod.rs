@@ -8,47 +8,83 @@
 //! TERM in the middle of a reload is no special case.
 #![forbid(unsafe_code)]
 
-pub mod backoff;
+mod access_file;
+mod autopsy;
+mod backoff;
+mod caller;
+mod capsule;
 mod check;
-pub mod event;
+mod control;
+mod doors;
+mod event;
+mod house;
+mod inheritance;
+mod monitor;
+mod notify;
+mod oom;
+mod outcome;
 mod pidfile;
+mod posts;
 mod reap;
+mod recycle;
 mod reload;
+mod scale;
+mod shepherd;
+mod sockets;
 mod spawn;
 mod start;
 mod stop;
+mod succession;
+mod upgrade;
+mod verb;
 mod workers;
 
 pub use check::{Probe, check_and_wait};
+pub use inheritance::Inheritance;
 pub use start::{StartError, settle};
 
 use crate::config::Config;
 use crate::exit::Exit;
-use crate::generation::{Generation, Seat};
-use crate::listener::Listener;
+use crate::generation::{Generation, MonitorSeat, Seat};
+use crate::handover::Handover;
 use crate::log;
-use crate::scoreboard::{Scoreboard, State};
+use crate::scoreboard::Scoreboard;
 use crate::sys::boot::Boot;
+use crate::sys::fd::EventFd;
 use crate::sys::privilege::Identity;
-use crate::sys::process::{self, Pid};
+use crate::sys::process::{self, Pid, Program};
 use crate::sys::signal::{Ear, Signal};
 use crate::sys::{time, title};
+use crate::verbs::Reply;
+use access_file::AccessFile;
+use autopsy::Autopsies;
+use control::{Control, Ticket};
+use doors::Door;
 use event::Event;
+use house::Told;
+use monitor::MonitorPost;
+use notify::ServiceManager;
+use oom::Oom;
 use pidfile::Pidfile;
-use reap::AccessFile;
-use reload::Reload;
+use reload::Change;
+use scale::Asking;
 use std::rc::Rc;
 use std::sync::Arc;
-use workers::{Stage, Workers};
+use upgrade::Upgrade;
+use workers::Workers;
 
 /// What the master must be told, since it knows neither workers nor command lines.
 pub struct Hooks {
     /// A worker's life, in the forked child.
     pub serve: fn(Seat) -> Exit,
+    /// The monitor's life, in the forked child.
+    pub monitor: fn(MonitorSeat) -> Exit,
     /// Loads and checks modules, in a throw-away child.
     pub probe: Probe,
-    /// Reads the configuration anew, at a reload.
-    pub load: Box<dyn Fn() -> Result<Config, String>>,
+    /// Reads the configuration anew, at a reload; and whether no listener was asked for.
+    pub load: Box<dyn Fn() -> Result<(Config, bool), String>>,
+    /// This program, for an upgrade.
+    pub program: Program,
 }
 
 /// The master and all it owns.
@@ -57,8 +93,17 @@ pub struct Master {
     pid: Pid,
     ear: Ear,
     board: &'static Scoreboard,
-    listeners: Vec<Arc<Listener>>,
+    doors: Vec<Door>,
+    /// Those of the generation before that the present one does not want.
+    shut: Vec<Door>,
+    handover: Arc<Handover>,
+    /// Workers wake us by it when they ask for something.
+    notice: EventFd,
+    /// Who is told how we are.
+    manager: ServiceManager,
     pidfile: Option<Pidfile>,
+    /// Where the verbs are heard.
+    control: Option<Control>,
     access: Option<AccessFile>,
     identity: Identity,
     /// What it was started with; of a reload's configuration only a part takes effect.
@@ -66,9 +111,17 @@ pub struct Master {
     phase: Phase,
     /// The generation that serves; none before the first was accepted.
     current: Option<Rc<Generation>>,
-    reload: Reload,
-    /// Whether another reload was asked for while one was under way.
-    reload_again: bool,
+    /// The one before, for a rollback.
+    previous: Option<Rc<Generation>>,
+    /// From the current generation to another, if one is asked for.
+    change: Change,
+    /// Who asked for another reload while a change was under way.
+    reload_again: Option<Vec<Ticket>>,
+    /// What is to be replied once it is true for everybody, or at the latest then (ns).
+    replies: Vec<(Ticket, Reply, u64)>,
+    asking: Vec<Asking>,
+    /// From this process to another, or from another to this.
+    upgrade: Upgrade,
     workers: Workers,
     /// Number of workers there should be.
     wanted: usize,
@@ -78,6 +131,16 @@ pub struct Master {
     served: bool,
     /// Whether the first generation was announced as complete.
     announced: bool,
+    /// The stacks that are being named.
+    autopsies: Autopsies,
+    /// What the kernel killed for want of memory.
+    oom: Oom,
+    /// When all workers were last looked at (ns).
+    looked: u64,
+    /// Whether every worker keeps dying early.
+    looping: bool,
+    monitor: MonitorPost,
+    told: Told,
 }
 
 /// What the master is about.
@@ -89,6 +152,8 @@ enum Phase {
     Paused,
     /// Waiting for the last worker to leave; a quick stop has no patience left.
     Stopping { exit: Exit, quick: bool },
+    /// A successor serves; waiting for the last worker to leave and, as its shepherd, for the successor's end.
+    Handed,
 }
 
 impl Master {
@@ -97,13 +162,20 @@ impl Master {
         self.give_log_away();
         self.begin();
         let exit = loop {
-            if let Phase::Stopping { exit, .. } = self.phase
-                && self.workers.is_empty()
-            {
+            if let Some(exit) = self.over() {
                 break exit;
             }
-            let check = self.reload.check();
-            match event::wait(&self.ear, &self.workers, check, self.deadline()) {
+            let deadline = self.deadline();
+            let others = self.control.iter().flat_map(Control::fds).collect::<Vec<_>>();
+            match event::wait(
+                &self.ear,
+                &self.notice,
+                &self.workers,
+                self.change.check(),
+                self.upgrade.answer(),
+                &others,
+                deadline,
+            ) {
                 Ok(events) => events.into_iter().for_each(|event| self.act(event)),
                 Err(error) => {
                     // Without its poll set it is deaf; a supervisor can start a better one.
@@ -111,41 +183,55 @@ impl Master {
                     self.stop(Exit::Start, true);
                 }
             }
+            self.hear_verbs();
             self.keep_up();
         };
         self.end();
         exit
     }
 
+    /// With what code it leaves, once nothing is left to wait for.
+    fn over(&self) -> Option<Exit> {
+        match self.phase {
+            _ if !self.workers.is_empty() => None,
+            Phase::Stopping { .. } | Phase::Handed if !self.monitor_left() => None,
+            Phase::Stopping { exit, .. } => Some(exit).filter(|_| self.upgrade.is_over()),
+            Phase::Handed => self.handed_exit(),
+            Phase::Serving | Phase::Paused => None,
+        }
+    }
+
     /// Acts upon one event.
     fn act(&mut self, event: Event) {
         match event {
+            Event::Signal(heard) if self.successor_hears(heard) => {}
             Event::Signal(Signal::Term) if matches!(self.phase, Phase::Stopping { .. }) => self.stop(Exit::Done, true),
             Event::Signal(Signal::Term) => self.stop(Exit::Done, false),
             Event::Signal(Signal::Int | Signal::Quit) => self.stop(Exit::Done, true),
             Event::Signal(_) if matches!(self.phase, Phase::Stopping { .. }) => {}
-            Event::Signal(Signal::Hup) => self.start_reload(),
-            Event::Signal(Signal::Ttin) => self.scale(1),
-            Event::Signal(Signal::Ttou) => self.scale(-1),
+            Event::Signal(Signal::Hup) => self.reload(Vec::new()),
+            Event::Signal(Signal::Ttin) => self.scale_by(1),
+            Event::Signal(Signal::Ttou) => self.scale_by(-1),
             Event::Signal(Signal::Usr1) => self.reopen_logs(),
-            Event::Signal(Signal::Usr2) => {
-                tracing::warn!("an upgrade of the binary is not available yet; USR2 ignored")
-            }
+            Event::Signal(Signal::Usr2) => self.start_upgrade(Vec::new()),
             Event::Signal(Signal::Winch) => self.pause(),
             Event::Signal(Signal::Child) => {}
+            Event::Notice => self.hear_pleas(),
             Event::Boot(pid, Boot::Ready) => self.ready(pid),
             Event::Boot(pid, Boot::Failed(reason)) => self.start_failed(pid, reason),
             // How it ends is the reason; a worker that cannot tell us any more is of no use if it lives.
             Event::Boot(pid, Boot::Gone) => process::kill(pid),
             Event::Boot(_, Boot::Pending) => {}
             Event::Check => self.hear_check(),
-            Event::Ended(pid, outcome) => self.ended(pid, outcome),
+            Event::Successor => self.hear_successor(),
+            Event::Ended => self.reap(),
         }
     }
 
-    /// Does what is due: deadlines first, then vacant posts.
+    /// Does what is due: deadlines first, then the posts.
     fn keep_up(&mut self) {
         let now = time::monotonic_ns();
+        self.manager.beat(now);
         let due: Vec<Pid> = self
             .workers
             .iter()
@@ -156,119 +242,41 @@ impl Master {
             self.out_of_patience(pid);
         }
         self.check_deadline(now);
+        self.autopsies_due(now);
+        self.successor_deadline(now);
+        self.look_for_orphans(now);
+        self.look_after(now);
         if self.phase == Phase::Serving {
-            self.fill_posts(now);
+            self.keep_posts(now);
         }
+        self.tend_monitor(now);
+        self.tell_house();
+        self.reply_when_seen(now);
+        self.tell_scaled(now);
     }
 
     /// The moment at which [`Master::keep_up`] has something to do (ns).
     fn deadline(&self) -> Option<u64> {
         let workers = self.workers.iter().filter_map(|worker| worker.deadline());
-        let check = self.reload.check().map(|check| check.deadline);
-        let vacant = match (&self.current, self.phase) {
-            (Some(current), Phase::Serving) => self.workers.vacant(current.number, self.wanted),
-            _ => Vec::new(),
-        };
-        let posts = vacant.into_iter().map(|post| self.workers.vacant_until(post));
-        workers.chain(check).chain(posts).min()
-    }
-
-    /// A worker is ready.
-    fn ready(&mut self, pid: Pid) {
-        let Some(worker) = self
-            .workers
-            .of(pid)
-            .filter(|worker| matches!(worker.stage, Stage::Starting { .. }))
-        else {
-            return;
-        };
-        worker.stage = Stage::Ready;
-        worker.ready_since = Some(time::monotonic_ns());
-        let (post, generation) = (worker.post + 1, worker.generation);
-        // It says so itself; but a reader must never find a ready worker that looks like a starting one.
-        if worker.slot.state() == State::Starting {
-            worker.slot.state_set(State::Ready);
-        }
-        self.served = true;
-        tracing::debug!(worker = post, pid = pid.as_raw(), generation, "worker ready");
-        if !self.announced && self.workers.ready(generation) >= self.wanted {
-            self.announced = true;
-            tracing::info!("ready: {} workers (generation {generation})", self.wanted);
-        }
-        self.advance_reload();
-    }
-
-    /// A worker cannot start, for `reason`; or lost too much time over it.
-    fn start_failed(&mut self, pid: Pid, reason: String) {
-        let Some(worker) = self
-            .workers
-            .of(pid)
-            .filter(|worker| matches!(worker.stage, Stage::Starting { .. }))
-        else {
-            return;
-        };
-        let (post, generation) = (worker.post + 1, worker.generation);
-        process::kill(pid);
-        worker.stage = Stage::Killed { why: reason.clone() };
-        self.generation_failed(generation, &format!("worker {post}: {reason}"), &reason);
-    }
-
-    /// A worker of `generation` did not come up: what that means depends on who serves meanwhile.
-    fn generation_failed(&mut self, generation: u64, with_worker: &str, reason: &str) {
-        if matches!(self.phase, Phase::Stopping { .. }) {
-            return;
-        }
-        if self.reload.is_starting(generation) {
-            self.refuse_reload(reason);
-        } else if !self.served {
-            tracing::error!("{reason}");
-            self.stop(Exit::Module, true);
-        } else {
-            tracing::error!("a worker could not start: {with_worker}");
-        }
-    }
-
-    /// TTIN and TTOU: one worker more or fewer, never fewer than one.
-    fn scale(&mut self, by: isize) {
-        if self.phase == Phase::Paused {
-            self.resume();
-            return;
-        }
-        self.wanted = self.wanted.saturating_add_signed(by).clamp(1, MOST_WORKERS);
-        self.reload.scale(by);
-        tracing::info!("{} workers wanted", self.wanted);
-        let surplus = self
-            .workers
-            .iter()
-            .filter(|worker| worker.post >= self.wanted && worker.holds_post());
-        let surplus: Vec<Pid> = surplus.map(|worker| worker.pid).collect();
-        surplus.into_iter().for_each(|pid| self.drain(pid, "scaled down"));
-        self.show_title();
-        // One worker fewer may be all that a reload was waiting for.
-        self.advance_reload();
-    }
-
-    /// WINCH: the workers leave, the master stays.
-    fn pause(&mut self) {
-        // A terminal sends WINCH to its foreground when its window changes: nobody asked for anything.
-        if self.phase != Phase::Serving || self.current.is_none() || process::is_in_foreground() {
-            return;
-        }
-        self.phase = Phase::Paused;
-        self.abandon_reload();
-        tracing::info!("workers stopped by WINCH; HUP or TTIN brings them back");
-        self.drain_all("stopped by WINCH");
-    }
-
-    fn resume(&mut self) {
-        if self.phase == Phase::Paused {
-            self.phase = Phase::Serving;
-            tracing::info!("workers wanted again");
-        }
+        let check = self.change.check().map(|check| check.deadline);
+        let posts = (self.phase == Phase::Serving).then(|| self.posts_deadline()).flatten();
+        let control = self.control.as_ref().and_then(Control::deadline);
+        workers
+            .chain(check)
+            .chain(posts)
+            .chain(control)
+            .chain(self.replies_deadline())
+            .chain(self.scaled_deadline())
+            .chain(self.manager.deadline())
+            .chain(self.autopsies.deadline())
+            .chain(self.monitor_deadline())
+            .chain(self.upgrade.deadline())
+            .chain([self.next_look()])
+            .min()
     }
 
     /// USR1: whoever rotated the log files wants them opened anew.
-    fn reopen_logs(&mut self) {
+    pub(super) fn reopen_logs(&mut self) {
         if let Err(error) = log::reopen() {
             tracing::error!("{error}");
         }
@@ -280,6 +288,7 @@ impl Master {
             worker.slot.command_reopen();
             worker.commands.wake();
         }
+        self.monitor.reopen_log();
         tracing::info!("logs reopened");
     }
 
@@ -291,11 +300,14 @@ impl Master {
         }
     }
 
+    /// What the service manager shows of us.
+    fn service_status(&self) -> String {
+        let serving = self.current.as_ref().map_or(0, |current| current.number);
+        format!("{} workers, generation {serving}", self.wanted)
+    }
+
     fn show_title(&self) {
         // A title is a comfort; where the kernel refuses it, ps shows the command line.
         let _ = title::set(&format!("appserver: master [{} workers]", self.wanted));
     }
 }
-
-/// Most workers there may be, whatever the signals ask for; as in the configuration.
-const MOST_WORKERS: usize = 1024;

@@ -43,13 +43,17 @@ impl std::error::Error for PidfileError {}
 impl Pidfile {
     /// Writes our pid to `path`, refusing when a living process is named there.
     pub fn write(path: &Path) -> Result<Self, PidfileError> {
-        let pid = Pid::this();
         if let Some(other) = read(path)
-            && other != pid
-            && other.is_alive()
+            && other != Pid::this()
+            && other.runs()
         {
             return Err(PidfileError::Taken(path.to_owned(), other));
         }
+        Self::put(path)
+    }
+
+    fn put(path: &Path) -> Result<Self, PidfileError> {
+        let pid = Pid::this();
         let failed = |error| PidfileError::Write(path.to_owned(), error);
         // Beside it, so that the rename is atomic and a reader never sees half a number.
         let mut beside = path.as_os_str().to_owned();
@@ -63,6 +67,22 @@ impl Pidfile {
             path: path.to_owned(),
             pid,
         })
+    }
+
+    /// Writes our pid in place of that of `before`, whose successor we are.
+    pub fn succeed(path: &Path, before: Pid) -> Result<Self, PidfileError> {
+        if read(path) == Some(before) {
+            return Self::put(path);
+        }
+        Self::write(path)
+    }
+
+    /// Writes our pid again, after a successor that failed may have written its own.
+    pub fn restore(&self, failed: Pid) -> Result<(), PidfileError> {
+        if read(&self.path) == Some(failed) {
+            Self::put(&self.path)?;
+        }
+        Ok(())
     }
 
     /// Removes it, if we are the process that wrote it and it still says so.
@@ -102,6 +122,22 @@ mod tests {
         );
         pidfile.remove();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_pidfile_of_a_process_that_ended_and_that_nobody_reaps_is_stale() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pid");
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let ended = Pid::from_raw(child.id() as i32);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while ended.runs() && std::time::Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        assert!(ended.is_alive(), "it is not reaped yet");
+        std::fs::write(&path, format!("{ended}\n")).unwrap();
+        assert!(Pidfile::write(&path).is_ok());
+        child.wait().unwrap();
     }
 
     #[test]

@@ -1,268 +1,349 @@
-//! From one generation to the next.
+//! From one generation to the next, or not at all.
 //!
-//! Takes a HUP (or the start); gives a generation whose workers are all ready and only then lets the old one go.
-//! Whatever fails on the way ends the attempt, says why and leaves the running generation as it was.
+//! Takes a wish (HUP, the verbs, the first boot); gives a generation that holds every post, or the old one untouched
+//! with the reason why. Whatever fails on the way takes the whole back. Who is started and let go meanwhile is decided
+//! by the posts; here is only what they should hold.
 #![forbid(unsafe_code)]
 
 use super::check::{Check, Verdict};
-use super::workers::Stage;
-use super::{MOST_WORKERS, Master, Phase};
+use super::control::Ticket;
+use super::outcome::{Asked, Verb};
+use super::{Master, Phase};
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::generation::Generation;
-use crate::sys::privilege;
+use crate::handler::image::Image;
+use crate::listener::Listener;
 use crate::sys::process::{self, Outcome, Pid};
+use crate::sys::{privilege, time};
+use crate::verbs::Reply;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
-/// How far the next generation is.
+/// How far a change is.
 #[derive(Debug)]
-pub enum Reload {
+pub enum Change {
     /// None is asked for.
     None,
-    /// Its modules are read and probed.
-    Checking(Box<Check>),
-    /// Its workers are started beside the old ones.
-    Starting {
-        /// What they serve.
-        generation: Rc<Generation>,
-        /// How many of them must be ready.
-        wanted: usize,
-    },
+    /// The modules of a generation to be are read and probed.
+    Checking(Box<Checking>),
+    /// Its workers take post after post.
+    Rolling(Roll),
 }
 
-impl Reload {
+/// A generation to be, before its modules are accepted.
+#[derive(Debug)]
+pub struct Checking {
+    check: Check,
+    asked: Asked,
+    listeners: Vec<Arc<Listener>>,
+}
+
+/// A generation on trial.
+#[derive(Debug)]
+pub struct Roll {
+    /// What the posts should hold.
+    pub to: Rc<Generation>,
+    /// Somebody changed the number of workers meanwhile; then a refusal does not change it back.
+    pub scaled: bool,
+    asked: Asked,
+    wanted_before: usize,
+}
+
+impl Change {
     /// The check under way.
     pub fn check(&self) -> Option<&Check> {
         match self {
-            Self::Checking(check) => Some(check),
+            Self::Checking(checking) => Some(&checking.check),
             _ => None,
         }
     }
 
-    /// Whether workers of this generation are being started beside others.
-    pub fn is_starting(&self, number: u64) -> bool {
-        matches!(self, Self::Starting { generation, .. } if generation.number == number)
-    }
-
-    /// One worker more or fewer.
-    pub fn scale(&mut self, by: isize) {
-        if let Self::Starting { wanted, .. } = self {
-            *wanted = wanted.saturating_add_signed(by).clamp(1, MOST_WORKERS);
-        }
+    /// Whether this generation is on trial.
+    pub fn is_rolling(&self, number: u64) -> bool {
+        matches!(self, Self::Rolling(roll) if roll.to.number == number)
     }
 }
 
 impl Master {
-    /// HUP: reads the configuration anew and tries it. A second one meanwhile is kept for afterwards.
-    pub(super) fn start_reload(&mut self) {
+    /// Reads the configuration anew and tries it. A second wish meanwhile is kept, and all that come meanwhile are one.
+    pub(super) fn reload(&mut self, tickets: Vec<Ticket>) {
         self.resume();
-        if !matches!(self.reload, Reload::None) {
-            self.reload_again = true;
+        if !matches!(self.change, Change::None) {
+            self.reload_again.get_or_insert_default().extend(tickets);
             tracing::info!("a reload is under way; another one follows it");
             return;
         }
-        match (self.hooks.load)() {
-            Err(reason) => self.refuse_reload(&reason),
-            Ok(mut config) => {
-                tracing::info!("reloading");
-                self.warn_of_what_stays(&config);
-                // What a reload does not change, it does not change for new workers either.
-                let stays = &self.started_with;
-                (config.log, config.user, config.group) = (stays.log.clone(), stays.user.clone(), stays.group.clone());
-                self.try_generation(config);
+        tracing::info!("reloading");
+        self.manager.reloading();
+        let verb = Verb::Reload;
+        let asked = Asked { verb, tickets };
+        let loaded = (self.hooks.load)().and_then(|(mut config, only_default_bind)| {
+            self.keep_what_stays(&mut config);
+            let listeners = self.listeners_for(&config, only_default_bind)?;
+            Ok((config, listeners))
+        });
+        match loaded {
+            Err(reason) => self.give_up(asked, &reason),
+            Ok((config, listeners)) => self.try_generation(config, listeners, asked),
+        }
+    }
+
+    /// Goes back to the generation before, as it lies in memory. A change under way is taken back instead: then the
+    /// generation before is the one that serves.
+    pub(super) fn rollback(&mut self, tickets: Vec<Ticket>) {
+        let asked = Asked {
+            verb: Verb::Rollback,
+            tickets,
+        };
+        if self.current.is_none() {
+            return self.tell_refused(asked, "the first generation is still being started");
+        }
+        if !matches!(self.change, Change::None) {
+            const WHY: &str = "a rollback took it back";
+            // One that was to follow is older than the wish to go back.
+            self.forget_queued(WHY);
+            self.refuse(WHY);
+            let serving = self.current.as_ref().map_or(0, |current| current.number);
+            self.tell_done(asked, serving);
+            return;
+        }
+        let Some(previous) = self.previous.clone() else {
+            return self.tell_refused(asked, "there is no generation before this one");
+        };
+        self.resume();
+        match self.listeners_of(&previous) {
+            Err(reason) => self.give_up(asked, &reason),
+            Ok(listeners) => {
+                self.manager.reloading();
+                self.manager.extend(longest_change(&previous.config));
+                tracing::info!("rolling back to generation {}", previous.number);
+                self.roll(previous.config.clone(), previous.images.clone(), listeners, asked);
             }
         }
     }
 
     /// Has a child read and probe the modules of a configuration.
-    pub(super) fn try_generation(&mut self, config: Config) {
+    pub(super) fn try_generation(&mut self, config: Config, listeners: Vec<Arc<Listener>>, asked: Asked) {
+        self.manager.extend(longest_change(&config));
         match self.check(config) {
-            Ok(check) => self.reload = Reload::Checking(Box::new(check)),
-            Err(error) => self.check_failed(&format!("cannot start the process that loads the modules: {error}")),
+            Ok(check) => {
+                self.change = Change::Checking(Box::new(Checking {
+                    check,
+                    asked,
+                    listeners,
+                }));
+            }
+            Err(error) => {
+                self.give_up(
+                    asked,
+                    &format!("cannot start the process that loads the modules: {error}"),
+                );
+            }
         }
     }
 
     /// The check has said something.
     pub(super) fn hear_check(&mut self) {
-        let Reload::Checking(check) = &mut self.reload else {
+        let Change::Checking(checking) = &mut self.change else {
             return;
         };
-        match check.hear() {
+        match checking.check.hear() {
             // A child that went away is reaped in a moment, and how it ended is the reason.
             Verdict::Pending => {}
-            Verdict::Gone => process::kill(check.pid),
-            Verdict::Refused(reason) => self.check_failed(&reason),
-            Verdict::Accepted(images) => {
-                self.generations += 1;
-                let generation = Rc::new(Generation {
-                    number: self.generations,
-                    config: check.config.clone(),
-                    images,
-                });
-                for image in &generation.images {
-                    tracing::info!(
-                        sha256 = image.sha256(),
-                        build_id = image.build_id(),
-                        bytes = image.len(),
-                        generation = generation.number,
-                        "module {} read",
-                        image.path().display()
-                    );
-                }
-                self.accept(generation);
-            }
+            Verdict::Gone => process::kill(checking.check.pid),
+            Verdict::Refused(reason) => self.refuse(&reason),
+            Verdict::Accepted(images) => self.accept(images),
         }
-    }
-
-    fn accept(&mut self, generation: Rc<Generation>) {
-        let Some(current) = &self.current else {
-            self.reload = Reload::None;
-            self.current = Some(generation);
-            if std::mem::take(&mut self.reload_again) {
-                self.start_reload();
-            }
-            return;
-        };
-        // TTIN and TTOU outlive a reload that does not change the number itself.
-        let asked = generation.config.workers;
-        let wanted = if asked == current.config.workers {
-            self.wanted
-        } else {
-            asked
-        };
-        self.reload = Reload::Starting { generation, wanted };
     }
 
     /// The child of the check ended; true when it was that.
     pub(super) fn check_ended(&mut self, pid: Pid, outcome: Outcome) -> bool {
-        let Reload::Checking(check) = &mut self.reload else {
+        let Change::Checking(checking) = &mut self.change else {
             return false;
         };
-        if check.pid != pid {
+        if checking.check.pid != pid {
             return false;
         }
+        checking.check.ended = true;
         // Its verdict may still lie in the socket.
-        match check.hear() {
+        match checking.check.hear() {
             Verdict::Pending | Verdict::Gone => {
-                let reason = check.epitaph(outcome);
-                self.check_failed(&reason);
+                let reason = checking.check.epitaph(outcome);
+                self.refuse(&reason);
             }
-            Verdict::Refused(reason) => self.check_failed(&reason),
-            Verdict::Accepted(_) => {}
+            Verdict::Refused(reason) => self.refuse(&reason),
+            Verdict::Accepted(images) => self.accept(images),
         }
         true
     }
 
     /// Ends a check that takes too long.
     pub(super) fn check_deadline(&mut self, now: u64) {
-        if let Reload::Checking(check) = &self.reload
-            && check.deadline <= now
-        {
+        if let Some(check) = self.change.check().filter(|check| check.deadline <= now) {
             let reason = check.too_slow();
             process::kill(check.pid);
-            self.check_failed(&reason);
+            self.refuse(&reason);
         }
     }
 
-    fn check_failed(&mut self, reason: &str) {
-        if self.current.is_some() {
-            self.refuse_reload(reason);
-        } else {
-            self.reload = Reload::None;
-            tracing::error!("{reason}");
-            self.stop(Exit::Module, true);
-        }
-    }
-
-    /// Ends a reload that cannot be completed and undoes what it began.
-    pub(super) fn refuse_reload(&mut self, reason: &str) {
-        let serving = self.current.as_ref().map_or(0, |current| current.number);
-        tracing::error!("reload refused: {reason}; generation {serving} goes on serving");
-        self.abandon_reload();
-        if std::mem::take(&mut self.reload_again) {
-            self.start_reload();
-        }
-    }
-
-    /// Takes back a reload: its check and its workers go, whoever served before serves on.
-    pub(super) fn abandon_reload(&mut self) {
-        match std::mem::replace(&mut self.reload, Reload::None) {
-            Reload::None => {}
-            Reload::Checking(check) => process::kill(check.pid),
-            Reload::Starting { generation, .. } => {
-                let (mut young, mut serving) = (Vec::new(), Vec::new());
-                for worker in self
-                    .workers
-                    .iter()
-                    .filter(|worker| worker.generation == generation.number)
-                {
-                    match worker.stage {
-                        Stage::Starting { .. } => young.push(worker.pid),
-                        // Ready ones may have accepted connections, which they finish.
-                        Stage::Ready => serving.push(worker.pid),
-                        Stage::Draining { .. } | Stage::Killed { .. } => {}
-                    }
-                }
-                young
-                    .into_iter()
-                    .for_each(|pid| self.kill(pid, "its generation was refused".to_owned()));
-                serving
-                    .into_iter()
-                    .for_each(|pid| self.drain(pid, "its generation was refused"));
-            }
-        }
-    }
-
-    /// Completes a reload once every worker of the next generation is ready.
-    pub(super) fn advance_reload(&mut self) {
-        let Reload::Starting { generation, wanted } = &self.reload else {
+    /// The modules load: their generation is tried.
+    fn accept(&mut self, images: Vec<Image>) {
+        let Change::Checking(checking) = std::mem::replace(&mut self.change, Change::None) else {
             return;
         };
-        if self.phase != Phase::Serving || self.workers.ready(generation.number) < *wanted {
+        let Checking {
+            check,
+            asked,
+            listeners,
+        } = *checking;
+        for image in &images {
+            tracing::info!(
+                sha256 = image.sha256(),
+                build_id = image.build_id(),
+                bytes = image.len(),
+                generation = self.generations + 1,
+                "module {} read",
+                image.path().display()
+            );
+        }
+        self.roll(check.config, images, listeners, asked);
+    }
+
+    fn roll(&mut self, config: Config, images: Vec<Image>, listeners: Vec<Arc<Listener>>, asked: Asked) {
+        self.generations += 1;
+        let to = Rc::new(Generation {
+            number: self.generations,
+            config,
+            images,
+            listeners,
+            loaded_at: time::unix_seconds(),
+        });
+        let Some(current) = &self.current else {
+            self.change = Change::None;
+            self.current = Some(to);
+            self.go_on();
+            return;
+        };
+        let wanted_before = self.wanted;
+        // TTIN and TTOU outlive a reload that does not change the number itself.
+        if to.config.workers != current.config.workers {
+            self.wanted = to.config.workers;
+        }
+        self.change = Change::Rolling(Roll {
+            to,
+            scaled: false,
+            asked,
+            wanted_before,
+        });
+    }
+
+    /// Completes a change once every post holds a ready worker of the new generation; true when that has shut doors,
+    /// whose queues those who leave now must empty.
+    pub(super) fn complete_if_rolled(&mut self) -> bool {
+        let Change::Rolling(roll) = &self.change else {
+            return false;
+        };
+        if self.phase != Phase::Serving || !self.is_held_by(roll.to.number) {
+            return false;
+        }
+        let Change::Rolling(roll) = std::mem::replace(&mut self.change, Change::None) else {
+            return false;
+        };
+        self.workers.forgive();
+        self.previous = self.current.replace(roll.to.clone());
+        let doors_shut = self.shut_doors_but(&roll.to);
+        self.show_title();
+        self.tell_done(roll.asked, roll.to.number);
+        self.go_on();
+        doors_shut
+    }
+
+    /// Refuses the change under way for this reason and takes back what it began.
+    pub(super) fn refuse(&mut self, reason: &str) {
+        let (asked, killed) = match std::mem::replace(&mut self.change, Change::None) {
+            Change::None => return,
+            Change::Checking(checking) => (checking.asked, (!checking.check.ended).then_some(checking.check.pid)),
+            Change::Rolling(roll) => {
+                if !roll.scaled {
+                    self.wanted = roll.wanted_before;
+                }
+                (roll.asked, None)
+            }
+        };
+        if let Some(pid) = killed {
+            process::kill(pid);
+        }
+        self.give_up(asked, reason);
+    }
+
+    /// A change ends before, or by, its first step that failed. Workers of it that serve already do so until the posts
+    /// have replaced them.
+    fn give_up(&mut self, asked: Asked, reason: &str) {
+        if self.current.is_none() {
+            self.decline(reason, Exit::Module);
             return;
         }
-        let (generation, wanted) = (generation.clone(), *wanted);
-        self.reload = Reload::None;
-        self.wanted = wanted;
-        self.workers.forgive();
-        tracing::info!(
-            "ready: {wanted} workers (generation {}), reload complete",
-            generation.number
-        );
-        let old: Vec<Pid> = self
-            .workers
-            .iter()
-            .filter(|worker| worker.generation != generation.number && worker.holds_post())
-            .map(|worker| worker.pid)
-            .collect();
-        self.current = Some(generation);
-        old.into_iter().for_each(|pid| self.drain(pid, "replaced by a reload"));
-        self.show_title();
-        if std::mem::take(&mut self.reload_again) {
-            self.start_reload();
+        self.forget_doors();
+        self.tell_refused(asked, reason);
+        self.go_on();
+    }
+
+    /// Takes a change back because of something else that was asked for.
+    pub(super) fn take_back(&mut self, reason: &str) {
+        self.forget_queued(reason);
+        if self.current.is_none() {
+            // The first boot: nobody is told, and nothing is to be undone but the child.
+            if let Change::Checking(checking) = std::mem::replace(&mut self.change, Change::None) {
+                process::kill(checking.check.pid);
+            }
+            return;
+        }
+        self.refuse(reason);
+    }
+
+    /// Refuses the reload that was to follow, to all who asked for it.
+    fn forget_queued(&mut self, reason: &str) {
+        for ticket in self.reload_again.take().into_iter().flatten() {
+            self.reply(ticket, &Reply::refused(reason));
         }
     }
 
-    /// Says which parts of a new configuration a reload cannot bring about.
-    fn warn_of_what_stays(&mut self, config: &Config) {
+    /// Begins the reload that was asked for meanwhile.
+    fn go_on(&mut self) {
+        if let Some(tickets) = self.reload_again.take() {
+            self.reload(tickets);
+        }
+    }
+
+    /// Keeps what a reload cannot bring about as it is, and says so.
+    fn keep_what_stays(&mut self, config: &mut Config) {
         let before = &self.started_with;
         let stays = [
-            ("listeners", before.listeners != config.listeners),
             ("pidfile", before.pidfile != config.pidfile),
             ("umask", before.umask != config.umask),
             ("chdir", before.chdir != config.chdir),
             ("[log]", before.log != config.log),
+            ("[admin]", before.admin != config.admin),
+            ("[control]", before.control != config.control),
             (
                 "user and group",
                 (&before.user, &before.group) != (&config.user, &config.group),
             ),
         ];
         for (name, _) in stays.iter().filter(|(_, changed)| *changed) {
-            tracing::warn!("{name} differ from what the server was started with; a restart is needed for that");
+            tracing::warn!("{name}: a change takes effect at the next start or upgrade, not at a reload");
         }
+        (config.log, config.user, config.group) = (before.log.clone(), before.user.clone(), before.group.clone());
         // An account that was renamed or renumbered meanwhile is the same one by name.
         if let Ok(identity) = privilege::look_up(before.user.as_deref(), before.group.as_deref()) {
             self.identity = identity;
         }
     }
+}
+
+/// How long a change may take: the check and then the workers may need their whole patience, once and more on the way.
+fn longest_change(config: &Config) -> Duration {
+    config.timeouts.boot * 3
 }

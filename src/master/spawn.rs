@@ -5,49 +5,46 @@
 #![forbid(unsafe_code)]
 
 use super::Master;
-use super::reload::Reload;
+use super::autopsy::Autopsies;
+use super::notify::ServiceManager;
+use super::reload::Change;
 use super::workers::{Stage, Worker};
 use crate::exit::Exit;
 use crate::generation::{Generation, Seat};
 use crate::log;
+use crate::scoreboard::{Plea, Tally};
 use crate::sys::fd::EventFd;
 use crate::sys::process::{self, Pid};
 use crate::sys::signal::{self, Blocked};
-use crate::sys::{boot, time, title};
+use crate::sys::{boot, notify, time, title};
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
+
+/// What made a fork fail takes a while to pass.
+pub const RETRY: Duration = Duration::from_millis(500);
 
 impl Master {
-    /// Fills the vacant posts of the generation that serves and, in a reload, of the one that is to follow.
-    pub(super) fn fill_posts(&mut self, now: u64) {
-        if let Some(current) = self.current.clone() {
-            for post in self.workers.vacant(current.number, self.wanted) {
-                if self.workers.vacant_until(post) <= now {
-                    self.fill(&current, post, now);
-                }
-            }
-        }
-        if let Reload::Starting { generation, wanted } = &self.reload {
-            let (next, wanted) = (generation.clone(), *wanted);
-            for post in self.workers.vacant(next.number, wanted) {
-                // One that failed has ended the reload, so a post is vacant only before its first worker.
-                if self.reload.is_starting(next.number) {
-                    self.fill(&next, post, now);
-                }
-            }
-        }
-    }
-
-    fn fill(&mut self, generation: &Rc<Generation>, post: usize, now: u64) {
+    /// Starts a worker at a post.
+    pub(super) fn fill(&mut self, generation: &Rc<Generation>, post: usize, now: u64) {
         if let Err(error) = self.spawn(generation, post) {
             let delay = self.workers.backoff(post).died(now, None).max(RETRY);
             self.workers.backoff(post).hold(now, delay);
             let reason = format!("cannot start a worker: {error}");
-            if self.reload.is_starting(generation.number) {
-                self.refuse_reload(&reason);
+            if self.change.is_rolling(generation.number) {
+                self.refuse(&reason);
             } else {
                 tracing::error!("{reason}; next try in {delay:?}");
             }
+        }
+    }
+
+    /// Starts one worker for those who queued while none was wanted; it leaves when it has answered them.
+    pub(super) fn spawn_for_queue(&mut self) {
+        if let Some(current) = self.current.clone()
+            && let Err(error) = self.spawn(&current, 0)
+        {
+            tracing::error!("cannot start a worker for those who wait: {error}");
         }
     }
 
@@ -59,14 +56,18 @@ impl Master {
             .board
             .claim(generation.number)
             .ok_or_else(|| io::Error::other("the scoreboard is full"))?;
+        slot.number_set(post + 1);
         let seat = Seat {
             number: post + 1,
             slot,
             generation: generation.clone(),
-            listeners: self.listeners.clone(),
             boot: sender,
             commands: theirs,
+            handover: self.handover.clone(),
+            notice: self.notice.try_clone()?,
             master: self.pid,
+            board: self.board,
+            kept: self.manager.is_there(),
         };
         // In an Option, so that the child can close its copies although they live in this frame.
         let mut ours = Some((receiver, commands));
@@ -78,6 +79,7 @@ impl Master {
             Ok(pid) => {
                 let (boot, commands) = ours.expect("only the child closes them");
                 slot.pid_set(pid);
+                self.board.house().count(Tally::Spawned);
                 let patience = generation.config.timeouts.boot;
                 let deadline = time::monotonic_ns().saturating_add(time::nanos(patience));
                 self.workers.add(Worker {
@@ -85,8 +87,12 @@ impl Master {
                     post,
                     pid,
                     generation: generation.number,
+                    images: generation.images.clone(),
                     commands,
                     ready_since: None,
+                    memory: 0,
+                    memory_at_first: 0,
+                    retiring: None,
                     stage: Stage::Starting {
                         boot,
                         deadline,
@@ -107,14 +113,13 @@ impl Master {
         let identity = self.identity.clone();
         let serve = self.hooks.serve;
         self.forget();
-        self.listeners.clear();
         log::set_role(format!("worker {}", post + 1));
         let slot = seat.slot;
         slot.pid_set(Pid::this());
         let set_up = || -> Result<bool, String> {
             signal::ignore_group_signals().map_err(|error| format!("cannot ignore signals: {error}"))?;
-            // It may have been sent to the whole group, the master included: then nobody else accepts what is queued.
-            signal::on_stop(move || slot.command_drain_queue(), &seat.commands)
+            // How to leave is the master's to say, if it lives.
+            signal::on_stop(move || slot.plead(Plea::Leaving), &seat.commands)
                 .map_err(|error| format!("cannot listen to signals: {error}"))?;
             drop(mask);
             identity.assume().map_err(|error| error.to_string())?;
@@ -142,12 +147,18 @@ impl Master {
     pub(super) fn forget(&mut self) {
         self.ear.close();
         self.workers.forget();
-        self.reload = Reload::None;
+        self.autopsies = Autopsies::default();
+        self.change = Change::None;
         self.current = None;
+        self.previous = None;
+        self.upgrade.forget();
+        self.doors.clear();
+        self.shut.clear();
         self.access = None;
         self.pidfile = None;
+        self.control = None;
+        self.monitor.forget();
+        self.manager = ServiceManager::default();
+        notify::forget_environment();
     }
 }
-
-/// What made a fork fail takes a while to pass.
-const RETRY: std::time::Duration = std::time::Duration::from_millis(500);

@@ -4,15 +4,26 @@
 //! cannot. Everything that can fail for good fails here, before the first fork.
 #![forbid(unsafe_code)]
 
+use super::access_file::AccessFile;
+use super::autopsy::Autopsies;
+use super::control::{Control, ControlError, default_path};
+use super::house::Told;
+use super::monitor::MonitorPost;
+use super::notify::ServiceManager;
+use super::oom::Oom;
+use super::outcome::{Asked, Verb};
 use super::pidfile::{Pidfile, PidfileError};
-use super::reap::AccessFile;
-use super::reload::Reload;
+use super::reload::Change;
+use super::sockets::Sockets;
+use super::succession::Heir;
+use super::upgrade::Upgrade;
 use super::workers::Workers;
-use super::{Hooks, Master, Phase};
-use crate::config::{self, AccessTarget, Bind, Config};
+use super::{Hooks, Inheritance, Master, Phase};
+use crate::config::{AccessTarget, Config, MOST_WORKERS};
+use crate::handover::Handover;
 use crate::listener::{Listener, ListenerError};
 use crate::scoreboard::Scoreboard;
-use crate::sys::fd;
+use crate::sys::fd::EventFd;
 use crate::sys::privilege::{self, PrivilegeError};
 use crate::sys::process::{self, Pid};
 use crate::sys::signal::{self, Ear};
@@ -28,8 +39,12 @@ pub enum StartError {
     Chdir(PathBuf, io::Error),
     /// A listener could not be had.
     Listener(ListenerError),
+    /// The admin listener could not be had.
+    Admin(ListenerError),
     /// The pidfile could not be written.
     Pidfile(PidfileError),
+    /// The control socket could not be had.
+    Control(ControlError),
     /// The account of the workers is not to be had.
     Account(PrivilegeError),
     /// The access log cannot be opened.
@@ -43,7 +58,16 @@ impl fmt::Display for StartError {
         match self {
             Self::Chdir(path, error) => write!(f, "cannot enter directory {} (chdir): {error}", path.display()),
             Self::Listener(error) => error.fmt(f),
+            Self::Admin(error) => {
+                let error = error.to_string();
+                write!(
+                    f,
+                    "admin: {}",
+                    error.replace("choose another --bind", "change `[admin] bind`")
+                )
+            }
             Self::Pidfile(error) => error.fmt(f),
+            Self::Control(error) => error.fmt(f),
             Self::Account(error) => error.fmt(f),
             Self::AccessLog(path, error) => write!(f, "cannot open access log {}: {error}", path.display()),
             Self::Kernel(what, error) => write!(f, "cannot set up {what}: {error}"),
@@ -52,42 +76,6 @@ impl fmt::Display for StartError {
 }
 
 impl std::error::Error for StartError {}
-
-/// Opens every listener. When none was asked for (`only_default`) and sockets were handed over by the service manager
-/// (sd_listen_fds(3)), those are the listeners.
-fn open_listeners(
-    wanted: &[config::Listener],
-    only_default: bool,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> Result<Vec<Listener>, ListenerError> {
-    let inherited = if only_default { fd::inherited(env) } else { Vec::new() };
-    let Some(default) = wanted.first().filter(|_| !inherited.is_empty()) else {
-        // The order of the configuration is kept, but inherited descriptors are taken before one of ours can have
-        // their number.
-        let mut order: Vec<usize> = (0..wanted.len()).collect();
-        order.sort_by_key(|index| !matches!(wanted[*index].bind, Bind::Fd(_)));
-        let mut opened: Vec<(usize, Listener)> = Vec::with_capacity(order.len());
-        for index in order {
-            match Listener::open(&wanted[index]) {
-                Ok(listener) => opened.push((index, listener)),
-                Err(error) => {
-                    opened.iter().for_each(|(_, listener)| listener.unlink());
-                    return Err(error);
-                }
-            }
-        }
-        opened.sort_by_key(|(index, _)| *index);
-        return Ok(opened.into_iter().map(|(_, listener)| listener).collect());
-    };
-    let as_listener = |number| config::Listener {
-        bind: Bind::Fd(number),
-        ..default.clone()
-    };
-    inherited
-        .into_iter()
-        .map(|(number, _)| Listener::open(&as_listener(number)))
-        .collect()
-}
 
 /// Enters the directory and takes on the limits of the configuration; before anything is opened.
 pub fn settle(config: &Config) -> Result<(), StartError> {
@@ -107,11 +95,41 @@ impl Master {
         only_default_bind: bool,
         env: &dyn Fn(&str) -> Option<String>,
         hooks: Hooks,
+        inheritance: Option<Inheritance>,
     ) -> Result<Self, StartError> {
+        let mut wanted = config.workers;
+        let (mut handed, mut kept, mut heir, mut generations) = (Vec::new(), None, Heir::default(), 0);
+        if let Some(inheritance) = inheritance {
+            wanted = inheritance.wanted(config.workers);
+            generations = inheritance.generations;
+            heir = Heir::of(
+                inheritance.line,
+                inheritance.predecessor,
+                inheritance.images,
+                inheritance.control,
+            );
+            handed = inheritance.listeners;
+            kept = Some((inheritance.board, inheritance.handover));
+        }
         let identity =
             privilege::look_up(config.user.as_deref(), config.group.as_deref()).map_err(StartError::Account)?;
         // First of all that opens anything: inherited descriptors have numbers that must not be taken meanwhile.
-        let listeners = open_listeners(&config.listeners, only_default_bind, env).map_err(StartError::Listener)?;
+        let open_monitor = |handed: &mut _| MonitorPost::open(&config, handed).map_err(StartError::Admin);
+        let adopted = MonitorPost::comes_first(&config)
+            .then(|| open_monitor(&mut handed))
+            .transpose()?;
+        let sockets = Sockets::open(&config, only_default_bind, env, &mut handed).map_err(StartError::Listener)?;
+        let monitor = adopted
+            .map_or_else(|| open_monitor(&mut handed), Ok)
+            .inspect_err(|_| sockets.undo())?;
+        let mut manager = ServiceManager::from_env(env);
+        sockets.unwanted.iter().for_each(|name| manager.remove_named(name));
+        // One of which no listener can be made is closed, which is all that would have become of it.
+        let unwanted = handed
+            .into_iter()
+            .filter_map(|(deed, socket)| Listener::of(socket, &deed).ok());
+        heir.leave(unwanted.collect());
+        let waiting = heir.is_waiting();
         let rest = || {
             let access = match &config.log.access {
                 None => None,
@@ -127,56 +145,126 @@ impl Master {
                     },
                 )?),
             };
-            let board = Scoreboard::create().map_err(|error| StartError::Kernel("the scoreboard", error))?;
+            let (memory, ends) = kept.unzip();
+            let board = memory
+                .map_or(Ok(None), Scoreboard::adopt)
+                .and_then(|board| match board {
+                    Some(board) => Ok(board),
+                    None => Scoreboard::create(),
+                });
+            let board = board.map_err(|error| StartError::Kernel("the scoreboard", error))?;
             let ear = Ear::open().map_err(|error| StartError::Kernel("signal handlers", error))?;
             signal::ignore_broken_pipes().map_err(|error| StartError::Kernel("signal handlers", error))?;
             // Last, so that no failure leaves it behind.
             let pidfile = config
                 .pidfile
                 .as_deref()
+                .filter(|_| !waiting)
                 .map(Pidfile::write)
                 .transpose()
                 .map_err(StartError::Pidfile)?;
-            Ok((pidfile, access, board, ear))
+            let handover = match ends {
+                Some((give, take)) => Handover::of(give, take),
+                None => Handover::new(),
+            };
+            let handover = handover.map_err(|error| StartError::Kernel("the handover of connections", error))?;
+            let notice = EventFd::new().map_err(|error| StartError::Kernel("an eventfd", error))?;
+            let control = config.control.clone().or_else(|| default_path(env));
+            let control = control
+                .as_deref()
+                .map(|path| heir.control_at(path).map_or_else(|| Control::open(path), Ok))
+                .transpose()
+                .map_err(StartError::Control);
+            let control = control.inspect_err(|_| pidfile.iter().for_each(Pidfile::remove))?;
+            Ok((pidfile, control, access, board, ear, Arc::new(handover), notice))
         };
-        let (pidfile, access, board, ear) = rest().inspect_err(|_| listeners.iter().for_each(Listener::unlink))?;
+        let (pidfile, control, access, board, ear, handover, notice) = rest().inspect_err(|_| {
+            sockets.undo();
+            let admin = monitor.listener().filter(|listener| !listener.is_handed());
+            admin.iter().for_each(|listener| listener.unlink());
+        })?;
+        // Who asks before we have taken over asks the old master.
+        let control = if waiting { heir.keep(control) } else { control };
+        let upgrade = Upgrade::new(hooks.program.clone(), heir);
         Ok(Self {
             hooks,
             pid: Pid::this(),
             ear,
             board,
-            listeners: listeners.into_iter().map(Arc::new).collect(),
+            doors: sockets.doors,
+            shut: Vec::new(),
+            manager,
+            handover,
+            notice,
             pidfile,
+            control,
             access,
             identity,
-            wanted: config.workers,
+            wanted: wanted.clamp(1, MOST_WORKERS),
             started_with: config,
             phase: Phase::Serving,
             current: None,
-            reload: Reload::None,
-            reload_again: false,
+            previous: None,
+            change: Change::None,
+            reload_again: None,
+            replies: Vec::new(),
+            asking: Vec::new(),
+            upgrade,
+            looked: 0,
+            looping: false,
             workers: Workers::default(),
-            generations: 0,
+            generations,
             served: false,
             announced: false,
+            autopsies: Autopsies::default(),
+            oom: Oom::watch(),
+            monitor,
+            told: Told::default(),
         })
     }
 
     /// The first things it does: says where it listens and has the first generation checked.
     pub(super) fn begin(&mut self) {
         self.show_title();
-        for listener in &self.listeners {
+        let listeners: Vec<_> = self.doors.iter().map(|door| door.listener.clone()).collect();
+        for listener in &listeners {
             tracing::info!("listening on {}", listener.address());
+            if self.owns_what_is_shared() {
+                self.manager.store(listener);
+            }
         }
-        self.try_generation(self.started_with.clone());
+        let asked = Asked {
+            verb: Verb::Reload,
+            tickets: Vec::new(),
+        };
+        self.announce_monitor();
+        self.try_generation(self.started_with.clone(), listeners, asked);
     }
 
     /// The last things it does: nothing of it is left behind on disk.
     pub(super) fn end(&mut self) {
-        self.listeners.iter().for_each(|listener| listener.unlink());
+        if self.phase == Phase::Handed {
+            // What came after the last look is for the successor as well.
+            for heard in self.ear.take() {
+                self.successor_hears(heard);
+            }
+        }
+        self.reply_when_seen(u64::MAX);
+        self.tell_scaled(u64::MAX);
+        self.close_autopsies();
+        self.own_listeners().for_each(|listener| listener.unlink());
+        if self.owns_what_is_shared() {
+            self.monitor.listener().iter().for_each(|listener| listener.unlink());
+        }
+        self.control.iter().for_each(Control::unlink);
+        self.upgrade.heir.unlink();
         if let Some(pidfile) = &self.pidfile {
             pidfile.remove();
         }
-        tracing::info!("stopped");
+        if self.phase == Phase::Handed {
+            tracing::info!("all workers of the old master have left, and so does it");
+        } else {
+            tracing::info!("stopped");
+        }
     }
 }

@@ -5,7 +5,8 @@
 #![forbid(unsafe_code)]
 
 use super::backoff::Backoff;
-use crate::scoreboard::Slot;
+use crate::handler::image::Image;
+use crate::scoreboard::{Slot, Tally};
 use crate::sys::boot::BootReceiver;
 use crate::sys::fd::EventFd;
 use crate::sys::process::Pid;
@@ -22,12 +23,51 @@ pub struct Worker {
     pub pid: Pid,
     /// The generation it serves.
     pub generation: u64,
+    /// The modules it has loaded, for the names of its stack.
+    pub images: Vec<Image>,
     /// Wakes it to look at its commands.
     pub commands: EventFd,
     /// When it first was ready (ns).
     pub ready_since: Option<u64>,
+    /// Its resident memory when last looked at (bytes).
+    pub memory: u64,
+    /// Its resident memory when it became ready (bytes): less than that no successor would use.
+    pub memory_at_first: u64,
+    /// Why it is to be replaced, once it is: it serves until its successor is ready.
+    pub retiring: Option<Retiring>,
     /// Where it is in its life.
     pub stage: Stage,
+}
+
+/// Why a worker that serves well is replaced all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retiring {
+    /// It has answered limits.max-requests requests.
+    Requests,
+    /// It has lived for limits.max-lifetime.
+    Lifetime,
+    /// It uses more than limits.memory-soft.
+    Memory,
+}
+
+impl Retiring {
+    /// As the end of "replaced: ".
+    pub fn why(self) -> &'static str {
+        match self {
+            Self::Requests => "it has answered limits.max-requests requests",
+            Self::Lifetime => "it has lived for limits.max-lifetime",
+            Self::Memory => "it uses more than limits.memory-soft",
+        }
+    }
+
+    /// What it counts as.
+    pub fn tally(self) -> Tally {
+        match self {
+            Self::Requests => Tally::RecycledRequests,
+            Self::Lifetime => Tally::RecycledLifetime,
+            Self::Memory => Tally::RecycledMemory,
+        }
+    }
 }
 
 /// Where a worker is in its life.
@@ -55,6 +95,8 @@ pub enum Stage {
     Killed {
         /// Why, for the report.
         why: String,
+        /// As what it counts.
+        tally: Tally,
     },
 }
 
@@ -67,6 +109,11 @@ impl Worker {
     /// Whether it serves.
     pub fn is_ready(&self) -> bool {
         matches!(self.stage, Stage::Ready)
+    }
+
+    /// Whether it is not ready yet.
+    pub fn is_starting(&self) -> bool {
+        matches!(self.stage, Stage::Starting { .. })
     }
 
     /// How long it has been ready at `now` (ns).
@@ -84,7 +131,16 @@ impl Worker {
     }
 }
 
-/// All of them, and the posts.
+/// A post: one of the places that are to be filled at all times.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Post<'a> {
+    /// Who serves.
+    pub serving: Option<&'a Worker>,
+    /// Who starts, in its place if somebody serves.
+    pub next: Option<&'a Worker>,
+}
+
+/// All of them, and the deaths at their posts.
 #[derive(Debug, Default)]
 pub struct Workers {
     list: Vec<Worker>,
@@ -123,24 +179,22 @@ impl Workers {
         self.list.is_empty()
     }
 
-    /// Number of ready ones of a generation.
-    pub fn ready(&self, generation: u64) -> usize {
-        self.list
-            .iter()
-            .filter(|worker| worker.generation == generation && worker.is_ready())
-            .count()
+    /// Who is at each of the first `count` posts.
+    pub fn posts(&self, count: usize) -> Vec<Post<'_>> {
+        let mut posts = vec![Post::default(); count];
+        for worker in &self.list {
+            match (posts.get_mut(worker.post), &worker.stage) {
+                (Some(post), Stage::Ready) => post.serving = Some(worker),
+                (Some(post), Stage::Starting { .. }) => post.next = Some(worker),
+                _ => {}
+            }
+        }
+        posts
     }
 
-    /// The posts below `wanted` that no worker of `generation` holds.
-    pub fn vacant(&self, generation: u64, wanted: usize) -> Vec<usize> {
-        let held = |post| {
-            let mut of_it = self
-                .list
-                .iter()
-                .filter(|worker| worker.generation == generation && worker.post == post);
-            of_it.any(Worker::holds_post)
-        };
-        (0..wanted).filter(|post| !held(*post)).collect()
+    /// Number of ready ones, whatever they serve.
+    pub fn serving(&self) -> usize {
+        self.list.iter().filter(|worker| worker.is_ready()).count()
     }
 
     /// The record of deaths at a post.
@@ -181,32 +235,38 @@ mod tests {
             post,
             pid: Pid::from_raw(pid),
             generation,
+            images: Vec::new(),
             commands,
             ready_since: None,
+            memory: 0,
+            memory_at_first: 0,
+            retiring: None,
             stage,
         }
     }
 
     #[test]
-    fn a_post_is_vacant_until_a_worker_of_its_generation_holds_it() {
+    fn a_post_knows_who_serves_and_who_is_to_follow() {
         let mut workers = Workers::default();
-        assert_eq!(workers.vacant(1, 3), [0, 1, 2]);
-        let boot = boot::channel().unwrap().0;
-        let starting = Stage::Starting {
-            boot,
+        let starting = || Stage::Starting {
+            boot: boot::channel().unwrap().0,
             deadline: 9,
             patience: Duration::ZERO,
         };
-        workers.add(worker(0, 10, 1, starting));
-        workers.add(worker(1, 11, 1, Stage::Ready));
-        workers.add(worker(2, 12, 1, Stage::Draining { deadline: 7, why: "" }));
-        workers.add(worker(2, 13, 2, Stage::Ready));
-        assert_eq!(workers.vacant(1, 3), [2], "one that drains holds no post");
-        assert_eq!(workers.vacant(2, 3), [0, 1], "each generation fills its own");
-        assert_eq!((workers.ready(1), workers.ready(2)), (1, 1));
-        assert_eq!(workers.take(Pid::from_raw(11)).map(|worker| worker.post), Some(1));
-        assert!(workers.take(Pid::from_raw(11)).is_none(), "an orphan is nobody we know");
-        assert_eq!(workers.vacant(1, 3), [1, 2]);
+        workers.add(worker(0, 10, 1, Stage::Ready));
+        workers.add(worker(0, 11, 2, starting()));
+        workers.add(worker(1, 12, 1, Stage::Draining { deadline: 7, why: "" }));
+        workers.add(worker(1, 13, 2, starting()));
+        let raw = |worker: Option<&Worker>| worker.map(|worker| worker.pid.as_raw());
+        let posts = workers.posts(3);
+        let pids: Vec<_> = posts.iter().map(|post| (raw(post.serving), raw(post.next))).collect();
+        assert_eq!(pids[0], (Some(10), Some(11)));
+        assert_eq!(pids[1], (None, Some(13)), "one that drains is at no post");
+        assert_eq!(pids[2], (None, None));
+        assert_eq!(workers.posts(1).len(), 1, "who is beyond is not asked for");
+        assert_eq!(workers.serving(), 1);
+        assert_eq!(workers.take(Pid::from_raw(10)).map(|worker| worker.post), Some(0));
+        assert!(workers.take(Pid::from_raw(10)).is_none(), "an orphan is nobody we know");
         assert_eq!(workers.iter().filter_map(Worker::deadline).min(), Some(7));
     }
 }
