@@ -180,3 +180,171 @@ fn help_and_version_are_exit_0() {
         assert!(text(&output).contains("appserver"), "{}", text(&output));
     }
 }
+
+/// The new keys of supervision, each with a sound value, a wrong one and what is said to it.
+const SUPERVISION: [(&str, &str, &str, &str, &str); 8] = [
+    ("limits", "max-requests", "50", "-1", "a number from 0"),
+    ("limits", "max-lifetime", "\"3600s\"", "\"forever\"", "a duration like"),
+    ("limits", "memory-soft", "\"64MiB\"", "\"64m\"", "write 64MiB"),
+    ("limits", "memory-hard", "\"1GiB\"", "true", "a size like"),
+    (
+        "admin",
+        "bind",
+        "\"127.0.0.1:9000\"",
+        "\"9000\"",
+        "must be an address like",
+    ),
+    (
+        "control",
+        "socket",
+        "\"/run/appserver/control.sock\"",
+        "3",
+        "must be a string",
+    ),
+    (
+        "reload",
+        "probe",
+        "\"/healthz\"",
+        "\"healthz\"",
+        "the path of a request",
+    ),
+    (
+        "limits",
+        "max-requests-jitter",
+        "5",
+        "\"5\"",
+        "numbers stand without quotes",
+    ),
+];
+
+#[test]
+fn the_keys_of_supervision_are_printed_with_their_origin_and_wrong_values_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("appserver.toml");
+    for (table, key, good, bad, told) in SUPERVISION {
+        let also = if key == "max-requests-jitter" {
+            "max-requests = 1\n"
+        } else {
+            ""
+        };
+        fs::write(&file, format!("{}[{table}]\n{also}{key} = {good}\n", sound())).unwrap();
+        let output = Server::run(&["--print-config", "--config", file.to_str().unwrap()]);
+        let page = text(&output);
+        assert_eq!(output.status.code(), Some(0), "{key}: {page}");
+        let line = page.lines().find(|line| line.starts_with(&format!("{key} = {good}")));
+        assert!(
+            line.is_some_and(|line| line.contains("appserver.toml:")),
+            "{key}: {page}"
+        );
+
+        let (code, said) = check(&format!("{}[{table}]\n{also}{key} = {bad}\n", sound()));
+        assert_eq!(code, Some(4), "{key}: {said}");
+        assert!(
+            said.contains(&format!("{table}.{key}")) && said.contains(told),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn the_keys_of_supervision_have_their_variables_and_are_off_unless_set() {
+    let hello = module("hello");
+    let output = Server::run(&["--print-config", "--module", hello.to_str().unwrap()]);
+    let page = text(&output);
+    for line in [
+        "max-requests = 0",
+        "max-requests-jitter = 0",
+        "max-lifetime = \"0s\"",
+        "memory-soft = 0",
+        "memory-hard = 0",
+        "#bind = (not set)",
+        "#socket = (not set)",
+        "#probe = (not set)",
+    ] {
+        let found = page.lines().find(|each| each.starts_with(line));
+        assert!(found.is_some_and(|each| each.ends_with("# default")), "{line}: {page}");
+    }
+    let output = Command::new(SERVER)
+        .args(["--print-config", "--module"])
+        .arg(&hello)
+        .args(["--control", "/a"])
+        .env("APPSERVER_CONTROL_SOCKET", "/b")
+        .env("APPSERVER_RELOAD_PROBE", "/up")
+        .env("APPSERVER_LIMITS_MEMORY_HARD", "1GiB")
+        .output()
+        .unwrap();
+    let page = text(&output);
+    for (line, origin) in [
+        ("socket = \"/a\"", "flag --control"),
+        ("probe = \"/up\"", "environment variable APPSERVER_RELOAD_PROBE"),
+        (
+            "memory-hard = \"1GiB\"",
+            "environment variable APPSERVER_LIMITS_MEMORY_HARD",
+        ),
+    ] {
+        let found = page.lines().find(|each| each.starts_with(line));
+        assert!(found.is_some_and(|each| each.ends_with(origin)), "{line}: {page}");
+    }
+}
+
+#[test]
+fn settings_of_supervision_that_contradict_each_other_are_found() {
+    for (lines, told, help) in [
+        (
+            "[limits]\nmax-requests-jitter = 5\n",
+            "no meaning without `limits.max-requests`",
+            "set `max-requests` too",
+        ),
+        (
+            "[limits]\nmemory-soft = \"2GiB\"\nmemory-hard = \"1GiB\"\n",
+            "`limits.memory-soft` (2GiB) must not be more than `limits.memory-hard` (1GiB)",
+            "lower `memory-soft`",
+        ),
+        (
+            "[admin]\nbind = \"127.0.0.1:8000\"\n",
+            "[admin] bind and a listener have the address 127.0.0.1:8000",
+            "another port",
+        ),
+        (
+            "[control]\nsocket = \"/tmp/a.sock\"\n[[listener]]\nbind = \"unix:/tmp/a.sock\"\n",
+            "the control socket has the address unix:/tmp/a.sock",
+            "the first is at",
+        ),
+        (
+            "[control]\nsocket = \"/tmp/a.sock\"\n[admin]\nbind = \"unix:/tmp/a.sock\"\n",
+            "the control socket has the address unix:/tmp/a.sock",
+            "the first is at",
+        ),
+        (
+            "[control]\nsocket = \"/nonexistent/a.sock\"\n",
+            "the directory /nonexistent does not exist",
+            "",
+        ),
+    ] {
+        let (code, said) = check(&format!("{}{lines}", sound()));
+        assert_eq!(code, Some(4), "{said}");
+        assert!(said.contains(told) && said.contains(help), "{said}");
+        assert_eq!(said.matches("error: ").count(), 1, "{said}");
+    }
+    let long = format!("{}[control]\nsocket = \"/tmp/{}\"\n", sound(), "a".repeat(120));
+    assert!(check(&long).1.contains("too long for a Unix socket"));
+    let any = "[admin]\nbind = \"127.0.0.1:0\"\n[[listener]]\nbind = \"127.0.0.1:0\"\n";
+    assert_eq!(check(&format!("{}{any}", sound())).0, Some(0));
+}
+
+#[test]
+fn what_comes_later_is_refused_by_name() {
+    for lines in [
+        "[limits]\nqueue-age = \"1s\"\n",
+        "[reload]\ncanary = 1\n",
+        "[scaling]\nmost = 3\n",
+        "[quarantine]\nafter = 3\n",
+    ] {
+        let (code, said) = check(&format!("{}{lines}", sound()));
+        assert_eq!(code, Some(4), "{said}");
+        assert!(said.contains("reserved for a later version"), "{said}");
+    }
+    let (code, said) = check(&format!("preload = true\n{}", sound()));
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.contains("reserved for a later version"), "{said}");
+}

@@ -3,11 +3,13 @@
 //! Takes the lab handler under tight bounds; gives statuses, and for the bounds on connections and calls the order in
 //! which clients are served. Sizes of bodies are in streaming.rs too.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::support::client::{Client, Failure};
+use crate::support::client::{Address, Client, Failure};
 use crate::support::process;
 use crate::support::server::Server;
 use crate::support::wait::{PATIENCE, pause, until};
@@ -239,6 +241,45 @@ fn a_client_that_reads_slowly_but_steadily_is_not_cut() {
         pause(Duration::from_millis(100));
     }
     assert_eq!(client.get("/").unwrap().status, 200);
+}
+
+/// What a stopped process did not see in time came in time.
+#[test]
+fn a_client_that_has_read_while_its_worker_was_stopped_gets_the_rest() {
+    const LENGTH: usize = 20_000_000;
+    let server = timed("write = \"1s\"");
+    let Address::Tcp(address) = server.address() else {
+        unreachable!("the lab listens on TCP")
+    };
+    let mut client = TcpStream::connect(address).unwrap();
+    client
+        .write_all(format!("GET /bytes?n={LENGTH} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").as_bytes())
+        .unwrap();
+    // It writes until nothing more fits, and has done so once the worker is asleep at it.
+    let worker = server.workers()[0];
+    client.peek(&mut [0]).unwrap();
+    until("the worker waits", || {
+        (0..10)
+            .all(|_| {
+                pause(Duration::from_millis(10));
+                process::state(worker) == Some('S')
+            })
+            .then_some(())
+    });
+    process::signal(worker, Signal::SIGSTOP);
+    pause(Duration::from_millis(1200));
+    client.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let mut seen = 0;
+    let mut buffer = vec![0; 1 << 16];
+    while let Ok(count) = client.read(&mut buffer) {
+        seen += count;
+    }
+    assert!(seen < LENGTH, "it fits into the kernel's buffers");
+    process::signal(worker, Signal::SIGCONT);
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut rest = Vec::new();
+    client.read_to_end(&mut rest).unwrap();
+    assert!(seen + rest.len() > LENGTH, "{} of {LENGTH}", seen + rest.len());
 }
 
 #[test]

@@ -4,11 +4,13 @@
 //! supervision.rs.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 
 use nix::sys::signal::Signal;
 
 use crate::support::json;
-use crate::support::server::Server;
+use crate::support::server::{Listen, Server};
 use crate::support::wait::until;
 
 const KEYS: [&str; 16] = [
@@ -154,4 +156,48 @@ fn no_line_of_a_stop_is_lost() {
             "line {number} of 500 is missing"
         );
     }
+}
+
+#[test]
+fn a_pipe_as_log_that_nobody_reads_any_more_holds_nobody_up() {
+    let server = Server::lab();
+    let pipes = ["access", "error"].map(|name| server.folder().join(name));
+    for pipe in &pipes {
+        nix::unistd::mkfifo(pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    }
+    let readers = pipes.each_ref().map(|pipe| {
+        let mut options = std::fs::File::options();
+        // For writing too, so that the opening waits for nobody.
+        options.read(true).write(true).open(pipe).unwrap()
+    });
+    let text = "[log]\nfile = \"DIR/error\"\naccess = \"DIR/access\"\n[control]\nsocket = \"DIR/control.sock\"\n";
+    let mut server = server.config(text).listen(Listen::Unix).start();
+    drop(readers);
+    server.signal(Signal::SIGUSR1);
+    server.signal(Signal::SIGTTIN);
+    server.wait_for_workers("the master goes on", |pids| pids.len() == 3);
+    server.stop(Signal::SIGTERM);
+}
+
+#[test]
+fn no_client_waits_for_who_does_not_read_the_access_log_on_standard_output() {
+    let lab = Server::lab().workers(1).config("[log]\naccess = \"-\"\n");
+    let pipe = lab.folder().join("pipe");
+    // Opened for both ways it needs no reader, and has none.
+    let script = format!("mkfifo {0} && exec \"$0\" \"$@\" 1<>{0}", pipe.display());
+    let mut server = lab.wrap(&["sh", "-c", &script]).start();
+    let mut client = server.client();
+    let long = "x".repeat(1000);
+    for number in 0..400 {
+        assert_eq!(client.get(&format!("/?{long}&{number}")).unwrap().status, 200);
+    }
+    // Lines are whole, and those it is not too late for come once somebody reads.
+    server.wait_for_log("nobody reads standard output");
+    let mut lines = BufReader::new(File::open(&pipe).unwrap()).lines();
+    until("the last line", || {
+        let line = lines.next().unwrap().unwrap();
+        assert!(line.contains("] \"GET /") && line.ends_with('"'), "{line}");
+        line.contains("&399 ").then_some(())
+    });
+    server.stop(Signal::SIGTERM);
 }

@@ -176,12 +176,94 @@ fn a_killed_worker_comes_back_from_memory_when_the_file_is_overwritten_or_delete
 #[test]
 fn a_generation_whose_workers_die_before_all_are_ready_is_refused() {
     let (server, folder) = told_by_file(3);
-    let old = server.workers();
     let source = fs::read_to_string(root().join("tests/handlers/c/dies_soon.c")).unwrap();
     let doomed = modules::c(folder.path(), "dies_soon", &source);
     rewrite(&server, &config(3, &doomed, ARGS));
     server.signal(Signal::SIGHUP);
     server.wait_for_log("before all were ready");
-    server.wait_for_workers("the old ones alone", |pids| pids == old);
+    // Those that had made room already are replaced by others of their own generation.
+    server.wait_for_workers("the old generation alone", |pids| {
+        let old = |pid: &i32| process::title(*pid).ends_with("gen 1");
+        pids.len() == 3 && pids.iter().all(old)
+    });
     assert_eq!(server.get("/").status, 200);
+}
+
+#[test]
+fn the_probe_request_decides_whether_a_generation_is_taken() {
+    let lab = module("lab");
+    let text = |probe: &str, name: &str| {
+        format!(
+            "workers = 2\n[reload]\nprobe = {probe:?}\n[[mount]]\npath = \"/\"\nmodule = {lab:?}\nargs = {{ name = {name:?} }}\n"
+        )
+    };
+    let server = Server::bare().workers(2).config(&text("/?first", "a")).start();
+    for (probe, told) in [
+        ("/status?code=503", "answered 503"),
+        ("/panic", "answered 500"),
+        ("/none", "answered 500"),
+        ("/segv", "killed by SIGSEGV"),
+        ("/exit?code=0", "exited with code 0"),
+    ] {
+        rewrite(&server, &text(probe, "b"));
+        server.signal(Signal::SIGHUP);
+        let line = server.wait_for_log(told);
+        assert!(line.contains("reload refused"), "{line}");
+        assert_eq!(server.get("/generation").text().trim(), "1", "{probe}");
+    }
+    rewrite(&server, &text("/status?code=204", "c"));
+    server.signal(Signal::SIGHUP);
+    server.wait_for_log("reload complete");
+    assert_eq!(server.get("/generation").text().trim(), "2");
+}
+
+#[test]
+fn a_probe_that_hangs_is_refused_in_time() {
+    let lab = module("lab");
+    let text = |probe: &str| {
+        format!(
+            "workers = 1\nmodule = {lab:?}\n[timeouts]\nboot = \"1s\"\nrequest = \"1s\"\n[reload]\nprobe = {probe:?}\n"
+        )
+    };
+    let server = Server::bare().workers(1).config(&text("/")).start();
+    rewrite(&server, &text("/hang"));
+    server.signal(Signal::SIGHUP);
+    server.wait_for_log("reload refused");
+    assert_eq!(server.get("/").status, 200);
+}
+
+#[test]
+fn a_rolling_reload_never_has_more_than_a_quarter_of_successors_starting() {
+    let lab = module("lab");
+    let text = |name: &str| {
+        format!(
+            "workers = 8\n[[mount]]\npath = \"/\"\nmodule = {lab:?}\nargs = {{ boot = \"slow:100\", name = {name:?} }}\n"
+        )
+    };
+    let server = Server::bare().workers(8).config(&text("a")).start();
+    rewrite(&server, &text("b"));
+    server.signal(Signal::SIGHUP);
+    let mut most = 0;
+    until("the new generation holds every post", || {
+        let titles: Vec<String> = server.workers().into_iter().map(process::title).collect();
+        let workers = titles.iter().filter(|title| title.contains("worker")).count();
+        most = most.max(workers);
+        server.log().contains("reload complete").then_some(())
+    });
+    assert!(
+        (9..=8 + 2 + 2).contains(&most),
+        "{most} workers at once, those that leave included"
+    );
+}
+
+#[test]
+fn a_configuration_that_became_a_pipe_holds_the_master_up_for_nothing() {
+    let (mut server, _folder) = told_by_file(1);
+    let file = server.folder().join("appserver.toml");
+    fs::remove_file(&file).unwrap();
+    nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    server.signal(Signal::SIGHUP);
+    server.wait_for_log("it is no regular file");
+    assert_eq!(server.get("/").status, 200);
+    server.stop(Signal::SIGTERM);
 }

@@ -4,6 +4,7 @@
 //! and an account of every request of clients that were there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -12,8 +13,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::support::client::{Address, Client};
+use crate::support::modules::module;
 use crate::support::process;
-use crate::support::server::Server;
+use crate::support::server::{Listen, Server};
 use crate::support::wait::{pause, until};
 
 #[test]
@@ -225,4 +227,101 @@ fn killing_workers_under_load_costs_only_what_they_held() {
     until("the lines of finished calls are all there", || {
         (lines() + killed.len() as u64 >= answered).then_some(())
     });
+}
+
+#[test]
+fn a_generation_that_is_too_big_from_the_start_is_refused() {
+    let limits = |text: &str| format!("module = {:?}\nworkers = 2\n[limits]\n{text}\n", module("lab"));
+    let server = Server::bare().config(&limits("")).listen(Listen::Tcp).start();
+    let old = server.workers();
+    fs::write(server.folder().join("appserver.toml"), limits("memory-hard = \"1MiB\"")).unwrap();
+    server.signal(Signal::SIGHUP);
+    let log = server.wait_for_log("reload refused");
+    assert!(log.contains("too big when it has just started"), "{log}");
+    server.wait_for_workers("the old ones serve", |pids| {
+        pids.len() == 2 && pids.iter().any(|pid| old.contains(pid))
+    });
+    assert_eq!(server.get("/generation").text().trim(), "1");
+
+    let (code, log) = Server::bare()
+        .config(&limits("memory-hard = \"1MiB\""))
+        .listen(Listen::Tcp)
+        .fail();
+    assert_eq!(code, Some(5), "{log}");
+}
+
+#[test]
+fn a_soft_limit_below_what_a_worker_begins_with_does_not_have_it_replaced_for_ever() {
+    let text = format!(
+        "module = {:?}\nworkers = 2\n[limits]\nmemory-soft = \"1MiB\"\n",
+        module("lab")
+    );
+    let server = Server::bare().config(&text).listen(Listen::Tcp).start();
+    server.wait_for_log("more than limits.memory-soft; it is replaced above");
+    let mut client = server.client();
+    let leaky: i32 = client.get("/pid").unwrap().text().trim().parse().unwrap();
+    let other = server.workers().into_iter().find(|pid| *pid != leaky).unwrap();
+    assert_eq!(client.get("/leak?mib=64").unwrap().status, 200);
+    let now = server.wait_for_workers("the one that grew is replaced", |pids| !pids.contains(&leaky));
+    assert!(now.contains(&other), "{}", server.log());
+}
+
+#[test]
+fn a_start_that_was_called_off_is_no_early_death() {
+    let server = Server::lab().workers(1).arg("--arg").arg("boot=slow:1000").start();
+    for round in 1..=4 {
+        server.signal(Signal::SIGTTIN);
+        server.wait_for_workers("a second one starts", |pids| pids.len() == 2);
+        server.signal(Signal::SIGTTOU);
+        server.wait_for_workers("it is called off", |pids| pids.len() == 1);
+        assert!(!server.log().contains("died early"), "round {round}: {}", server.log());
+    }
+}
+
+#[test]
+fn the_server_is_ready_when_the_worker_that_does_not_come_up_is_no_longer_wanted() {
+    let server = Server::lab().workers(2).arg("--arg").arg("boot=slow:1000").launch();
+    let second = until("the second worker starts", || {
+        let workers = server.workers();
+        workers
+            .into_iter()
+            .find(|pid| process::title(*pid).contains("worker 2"))
+    });
+    process::signal(second, Signal::SIGSTOP);
+    server.wait_for_workers("the first one is ready", |pids| {
+        pids.iter().any(|pid| *pid != second && process::threads(*pid) > 1)
+    });
+    server.signal(Signal::SIGTTOU);
+    server.wait_for_log("ready: 1 workers (generation 1)");
+}
+
+#[test]
+fn a_server_that_was_frozen_as_a_whole_keeps_its_workers() {
+    let text = format!(
+        "module = {:?}\nworkers = 2\n[timeouts]\nrequest = \"1s\"\n",
+        module("lab")
+    );
+    let server = Server::bare().config(&text).listen(Listen::Tcp).start();
+    let before = server.workers();
+    let all = || {
+        before
+            .iter()
+            .chain([server.master()].iter())
+            .copied()
+            .collect::<Vec<_>>()
+    };
+    all()
+        .into_iter()
+        .for_each(|pid| assert!(process::signal(pid, Signal::SIGSTOP)));
+    // Longer than a worker may be silent: the limit of a request and ten seconds.
+    pause(Duration::from_secs(12));
+    // The master first, which has the workers look as silent as can be.
+    all()
+        .into_iter()
+        .rev()
+        .for_each(|pid| assert!(process::signal(pid, Signal::SIGCONT)));
+    server.signal(Signal::SIGTTIN);
+    let after = server.wait_for_workers("there is one more", |pids| pids.len() == 3);
+    assert!(before.iter().all(|pid| after.contains(pid)), "{}", server.log());
+    assert!(!server.log().contains("silent"), "{}", server.log());
 }

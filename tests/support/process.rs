@@ -4,6 +4,7 @@
 //! an answer and not an error.
 
 use std::fs;
+use std::path::Path;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -46,6 +47,17 @@ pub fn alive(pid: i32) -> bool {
     state(pid).is_some_and(|state| state != 'Z' && state != 'X')
 }
 
+/// Every live process whose working directory this is: those of one server, whoever is their parent now.
+pub fn inside(folder: &Path) -> Vec<i32> {
+    let Ok(folder) = folder.canonicalize() else {
+        return Vec::new();
+    };
+    let processes = fs::read_dir("/proc").expect("Linux has it").flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == folder))
+        .collect()
+}
+
 /// Number of threads.
 pub fn threads(pid: i32) -> usize {
     fs::read_dir(format!("/proc/{pid}/task")).map_or(0, |tasks| tasks.count())
@@ -76,4 +88,12 @@ pub fn memory(pid: i32) -> u64 {
         .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
         .unwrap_or(0);
     kib * 1024
+}
+
+/// Resident memory that is its own alone, in bytes (RssAnon of proc_pid_status(5)).
+pub fn resident(pid: i32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib: Option<u64> = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    kib.unwrap_or(0) * 1024
 }

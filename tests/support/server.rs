@@ -4,188 +4,31 @@
 //! its log, its processes and clients to it. It adds no flag that a test did not ask for, but `--module`, `--workers`
 //! and where to listen.
 
-use std::ffi::OsString;
-use std::fs::{self, File};
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
+use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
+pub use crate::support::builder::{Builder, Listen};
 use crate::support::client::{Address, Client, Reply};
 use crate::support::modules::{SERVER, module};
 use crate::support::process;
 use crate::support::wait::{self, PATIENCE, until};
 
-/// Who binds the socket, and of what kind it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Listen {
-    /// The server, on a TCP port of the kernel's choice.
-    Tcp,
-    /// The server, on a Unix socket in the folder.
-    Unix,
-    /// The test, on TCP, handed over by LISTEN_FDS as systemd does.
-    InheritedTcp,
-    /// The test, on a Unix socket, handed over likewise.
-    InheritedUnix,
-    /// Whatever flags and configuration say; the address is read from the log.
-    AsConfigured,
-}
-
-/// What a server is to be started with.
-pub struct Builder {
-    folder: TempDir,
-    module: Option<PathBuf>,
-    workers: usize,
-    listen: Listen,
-    args: Vec<OsString>,
-    config: Option<String>,
-    inherited: Option<(Address, OwnedFd)>,
-}
-
-impl Builder {
-    /// Number of workers; 2 unless told.
-    pub fn workers(mut self, workers: usize) -> Self {
-        self.workers = workers;
-        self
-    }
-
-    /// The listener; TCP unless told.
-    pub fn listen(mut self, listen: Listen) -> Self {
-        self.listen = listen;
-        self
-    }
-
-    /// A TCP listener of the test's own, handed over by LISTEN_FDS.
-    pub fn inherit(mut self, listener: TcpListener) -> Self {
-        let address = Address::Tcp(listener.local_addr().unwrap());
-        self.inherited = Some((address, listener.into()));
-        self.listen(Listen::InheritedTcp)
-    }
-
-    /// One more command-line argument.
-    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
-        self.args.push(arg.into());
-        self
-    }
-
-    /// The configuration file's text; `DIR` in it stands for the server's folder.
-    pub fn config(mut self, text: &str) -> Self {
-        self.config = Some(text.replace("DIR", &self.folder.path().display().to_string()));
-        self
-    }
-
-    /// The folder that the server runs in.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
-    /// Starts it and waits until all its workers are there and one has answered.
-    pub fn start(self) -> Server {
-        let workers = self.workers;
-        let mut server = self.launch();
-        let address = server.find_address();
-        server.address = Some(address);
-        until(&format!("the server answers; its log:\n{}", server.log()), || {
-            assert!(server.exited().is_none(), "the server left at start:\n{}", server.log());
-            // An inherited socket takes connections before anybody serves it, so no look may wait long for an answer.
-            let mut client = Client::connect(server.address()).ok()?;
-            client.patience(Duration::from_secs(1));
-            client.get("/").ok().filter(|reply| reply.status < 500)
-        });
-        until("all workers are there", || {
-            (server.workers().len() == workers).then_some(())
-        });
-        server
-    }
-
-    /// Starts one that is expected to leave by itself; gives its exit code and its log.
-    pub fn fail(self) -> (Option<i32>, String) {
-        let mut server = self.launch();
-        let status = server.wait_for_exit(PATIENCE);
-        (status.code(), server.log())
-    }
-
-    /// Starts it and waits for nothing.
-    pub fn launch(mut self) -> Server {
-        let folder = self.folder.path();
-        let socket = folder.join("app.sock");
-        let mut args: Vec<OsString> = Vec::new();
-        if let Some(module) = &self.module {
-            args.extend([
-                "--module".into(),
-                module.into(),
-                "--workers".into(),
-                self.workers.to_string().into(),
-            ]);
-        }
-        if let Some(text) = &self.config {
-            let path = folder.join("appserver.toml");
-            fs::write(&path, text).unwrap();
-            args.extend(["--config".into(), path.into()]);
-        }
-        let mut address = None;
-        match self.listen {
-            Listen::Tcp => args.extend(["--bind".into(), "127.0.0.1:0".into()]),
-            Listen::Unix => {
-                args.extend(["--bind".into(), format!("unix:{}", socket.display()).into()]);
-                address = Some(Address::Unix(socket));
-            }
-            Listen::InheritedTcp if self.inherited.is_none() => {
-                return self.inherit(TcpListener::bind("127.0.0.1:0").unwrap()).launch();
-            }
-            Listen::InheritedUnix => {
-                let listener = UnixListener::bind(&socket).unwrap();
-                self.inherited = Some((Address::Unix(socket), listener.into()));
-            }
-            Listen::InheritedTcp | Listen::AsConfigured => {}
-        }
-        let inherited = self.inherited.map(|(of, listener)| {
-            address = Some(of);
-            args.extend(["--bind".into(), "fd://3".into()]);
-            listener
-        });
-        args.append(&mut self.args);
-
-        let mut command = match inherited {
-            // The listener travels as standard input and becomes descriptor 3; the shell's own pid is the server's.
-            Some(listener) => {
-                let mut shell = Command::new("sh");
-                shell.args([
-                    "-c",
-                    "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"",
-                    "sh",
-                    SERVER,
-                ]);
-                shell.stdin(Stdio::from(listener));
-                shell
-            }
-            None => {
-                let mut command = Command::new(SERVER);
-                command.stdin(Stdio::null());
-                command
-            }
-        };
-        let child = command
-            .args(&args)
-            .current_dir(folder)
-            .stdout(File::create(folder.join("stdout")).unwrap())
-            .stderr(File::create(folder.join("stderr")).unwrap())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{SERVER}: {error}"));
-        Server {
-            child,
-            address,
-            folder: self.folder,
-            status: None,
-        }
-    }
-}
+/// No process has this pid.
+const NOBODY: i32 = 0;
+/// Children of a master that are no workers.
+const APART: [&str; 3] = [
+    "appserver: monitor",
+    "appserver: module check",
+    "appserver: crash report",
+];
 
 /// A running server.
 pub struct Server {
@@ -193,16 +36,23 @@ pub struct Server {
     address: Option<Address>,
     folder: TempDir,
     status: Option<ExitStatus>,
+    leader: AtomicI32,
 }
 
 impl Server {
+    pub(super) fn of(child: Child, address: Option<Address>, folder: TempDir) -> Self {
+        Server {
+            child,
+            address,
+            folder,
+            status: None,
+            leader: AtomicI32::new(NOBODY),
+        }
+    }
+
     /// One that runs this module.
     pub fn with(module: impl Into<PathBuf>) -> Builder {
-        let module = Some(module.into());
-        Builder {
-            module,
-            ..Server::bare()
-        }
+        Builder::new(Some(module.into()))
     }
 
     /// One that runs the lab handler, which does on request what a test needs.
@@ -212,15 +62,7 @@ impl Server {
 
     /// One that is told nothing: module and workers come from its configuration.
     pub fn bare() -> Builder {
-        Builder {
-            folder: tempfile::tempdir().unwrap(),
-            module: None,
-            workers: 2,
-            listen: Listen::Tcp,
-            args: Vec::new(),
-            config: None,
-            inherited: None,
-        }
+        Builder::new(None)
     }
 
     /// Runs the server to its end in a scratch folder: for the flags that only print.
@@ -240,12 +82,38 @@ impl Server {
 
     /// The master's pid.
     pub fn master(&self) -> i32 {
-        self.child.id() as i32
+        match self.leader.load(Ordering::Relaxed) {
+            NOBODY => self.child.id() as i32,
+            leader => leader,
+        }
     }
 
-    /// The master's live children.
+    /// Every process of this server that is its master, by its title: more than one during an upgrade of the binary.
+    pub fn masters(&self) -> Vec<i32> {
+        let all = process::inside(self.folder()).into_iter();
+        all.filter(|&pid| process::title(pid).starts_with("appserver: master"))
+            .collect()
+    }
+
+    /// From now on the master is this process: after an upgrade, or where what was started only wraps it.
+    pub fn follow(&self, master: i32) {
+        self.leader.store(master, Ordering::Relaxed);
+    }
+
+    /// Follows the one master there is, which what was started may only wrap.
+    pub(super) fn find_master(&self) -> Option<()> {
+        // A child that has no title yet shows its master's.
+        let [master] = self.masters()[..] else { return None };
+        self.follow(master);
+        Some(())
+    }
+
+    /// The master's live workers.
     pub fn workers(&self) -> Vec<i32> {
-        process::children(self.master())
+        let all = process::children(self.master()).into_iter();
+        // A child that has no title yet shows its master's.
+        all.filter(|&pid| !APART.iter().any(|title| process::title(pid).starts_with(title)))
+            .collect()
     }
 
     /// Memory of master and workers, shared pages counted once, in bytes.
@@ -346,14 +214,15 @@ impl Server {
         });
     }
 
-    fn find_address(&mut self) -> Address {
-        if let Some(address) = &self.address {
-            return address.clone();
+    /// Reads from the log where it listens, unless that is known.
+    pub(super) fn find_address(&mut self) {
+        if self.address.is_some() {
+            return;
         }
-        until("the log tells where it listens", || {
+        self.address = Some(until("the log tells where it listens", || {
             assert!(self.exited().is_none(), "the server left at start:\n{}", self.log());
             self.log().lines().find_map(listening)
-        })
+        }));
     }
 }
 
@@ -375,14 +244,16 @@ impl Drop for Server {
         if std::thread::panicking() {
             eprintln!("--- the server's log:\n{}---", self.log());
         }
+        // The masters first: else they would replace what is killed.
+        self.masters().into_iter().for_each(|pid| {
+            process::signal(pid, Signal::SIGKILL);
+        });
         if self.exited().is_none() {
-            let workers = self.workers();
-            // The master first: else it would replace what is killed.
             let _ = self.child.kill();
             let _ = self.child.wait();
-            for pid in workers {
-                process::signal(pid, Signal::SIGKILL);
-            }
+        }
+        for pid in process::inside(self.folder()) {
+            process::signal(pid, Signal::SIGKILL);
         }
     }
 }

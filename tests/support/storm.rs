@@ -47,8 +47,11 @@ impl Tally {
     /// Counts a connect that failed.
     pub fn count_refusal(&mut self, error: &io::Error) {
         match error.kind() {
-            // A Unix socket's path goes away with its server.
-            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => self.refused += 1,
+            // A Unix socket's path goes away with its server. A TCP listener that is closed between the handshake and our
+            // look at it resets; no byte of a request was sent, so it is a refusal all the same.
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset | io::ErrorKind::NotFound => {
+                self.refused += 1;
+            }
             _ => self.lost.push(format!("connect: {error}")),
         }
     }

@@ -90,14 +90,24 @@ fn a_second_start_response_with_exc_info_replaces_the_first_before_the_first_byt
 #[test]
 fn a_second_start_response_with_exc_info_aborts_after_the_first_byte() {
     let server = lab();
-    let mut client = server.client();
-    match client.get("/twice?exc_info=midway") {
-        Err(failure) => assert!(matches!(failure, Failure::Cut(_) | Failure::Broken(_)), "{failure}"),
-        // The first byte may not have left yet when the fault is known; an honest error is allowed then.
-        Ok(reply) => assert_eq!(reply.status, 500, "{reply:?}"),
+    for _ in 0..50 {
+        match server.client().get("/twice?exc_info=midway") {
+            // Never a close without a word, which would look like that of an idle connection.
+            Err(failure) => assert!(matches!(failure, Failure::Cut(_)), "{failure}"),
+            // The first byte may not have left yet when the fault is known; then the second response replaces the first.
+            Ok(reply) => assert_eq!(reply.status, 500, "{reply:?}"),
+        }
     }
     server.wait_for_log("the lab failed midway, as asked");
     assert_eq!(server.get("/").status, 200);
+}
+
+/// A body of the wrong length does HEAD no harm.
+fn has_a_head(server: &Server, target: &str) {
+    let mut head = server.client();
+    head.send(format!("HEAD {target} HTTP/1.1\r\nHost: a\r\n\r\n")).unwrap();
+    assert!(matches!(head.reply_to("HEAD").unwrap().status, 200 | 500), "{target}");
+    in_step_or_closed(&mut head, target);
 }
 
 fn in_step_or_closed(client: &mut Client, target: &str) {
@@ -131,10 +141,7 @@ fn a_body_shorter_than_declared_never_passes_for_whole_however_it_is_made() {
             assert!(failed(&outcome), "{target}, HTTP/{version}: {outcome:?}");
         }
         server.wait_for_log("Content-Length");
-        let mut head = server.client();
-        head.send(format!("HEAD {target} HTTP/1.1\r\nHost: a\r\n\r\n")).unwrap();
-        assert!(matches!(head.reply_to("HEAD").unwrap().status, 200 | 500), "{target}");
-        in_step_or_closed(&mut head, &target);
+        has_a_head(&server, &target);
     }
 }
 
@@ -155,10 +162,7 @@ fn a_body_longer_than_declared_is_cut_at_its_length_however_it_is_made() {
             in_step_or_closed(&mut client, &target);
         }
         server.wait_for_log("Content-Length");
-        let mut head = server.client();
-        head.send(format!("HEAD {target} HTTP/1.1\r\nHost: a\r\n\r\n")).unwrap();
-        assert!(matches!(head.reply_to("HEAD").unwrap().status, 200 | 500), "{target}");
-        in_step_or_closed(&mut head, &target);
+        has_a_head(&server, &target);
     }
 }
 
