@@ -10,12 +10,12 @@ TOOLS := nginx-light:nginx curl:curl python3:python3 wrk:wrk nghttp2-client:h2lo
 
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help run test check handlers bench tools clean
+.PHONY: help run test check handlers bench bench-quick faults soak systemd-test tools clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
-		printf '  make %-10s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
+		printf '  make %-13s %s\n' "$$name" "$$text"; done
 
 run: handlers ## build everything and serve handlers/hello.so on 127.0.0.1:$PORT with $WORKERS workers
 	exec $(TARGET)/release/appserver --workers $(WORKERS) --bind 127.0.0.1:$(PORT) --module handlers/hello.so
@@ -39,9 +39,40 @@ check: ## what CI runs: format, lints, documentation, tests
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
 	@$(MAKE) --no-print-directory test
 
-bench: tools ## hello through the plugin against bare hyper and nginx: CPU per request and throughput
-	$(CARGO) build --release --locked -p appserver -p handler-hello -p bare-hyper
-	tests/bench/run --bin $(TARGET)/release --out $(TARGET)/bench
+# uWSGI for its symcall plugin; the WSGI peers come from PyPI into a virtual environment below the target folder.
+BENCH_TOOLS := nginx-light:nginx wrk:wrk python3:python3 gcc:gcc uwsgi-core:uwsgi-core
+BENCH := tests/bench/run --bin $(TARGET)/release --out $(TARGET)/bench
+
+bench: ## against the field: table, ratios and plots below target/bench, in half an hour (BENCH_ARGS="--only hello")
+bench-quick: ## the main ratios in under three minutes, and less exact
+bench-quick: BENCH += --quick
+bench bench-quick: TOOLS := $(BENCH_TOOLS)
+bench bench-quick: tools
+	@# venv is a module, no command. Without it the bench goes on and leaves the WSGI peers out by name.
+	@python3 -c 'import ensurepip' || $(MAKE) --no-print-directory tools TOOLS=python3-venv:no-command || true
+	$(CARGO) build --release --locked -p appserver -p handler-hello -p handler-lab -p bare-hyper
+	$(BENCH) $(BENCH_ARGS)
+
+# What becomes of requests under each fault; `make test` plays them too, but shorter and without the table.
+FAULTS := $(TARGET)/faults.txt
+
+faults: tools ## every fault under load: the table of what became of each request, and medians of 20
+	$(CARGO) build --locked --workspace
+	@rm -f $(FAULTS)
+	@FAULTS_TABLE=$(abspath $(FAULTS)) FAULTS_SECONDS=$(or $(FAULTS_SECONDS),60) FAULTS_ROUNDS=20 \
+		$(CARGO) test --locked -p appserver --test main -- faults:: > $(FAULTS).log 2>&1; failed=$$?; \
+	tests/faults/table $(FAULTS); \
+	[ $$failed = 0 ] || { echo "some fault did what it must not: $(FAULTS).log" >&2; exit 1; }
+
+soak: tools ## ten minutes of reloads, kills, scaling and upgrades at random (SOAK_SECONDS, SOAK_SEED)
+	$(CARGO) build --locked --workspace
+	SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(CARGO) test --locked -p appserver --test main -- --nocapture --exact \
+		soak::a_soak_at_random_loses_nothing_outside_killed_workers
+
+systemd-test: TOOLS += debootstrap:debootstrap systemd-container:systemd-nspawn
+systemd-test: tools ## as root: the units as packaged, under a real systemd in a container
+	$(CARGO) build --locked -p appserver -p handler-lab
+	tests/systemd/run --bin $(TARGET)/debug --work $(TARGET)/systemd
 
 clean: ## remove what was built
 	$(CARGO) clean

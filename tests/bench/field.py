@@ -1,0 +1,127 @@
+"""The field: takes the supplies and a scratch folder; gives the recipe of each contender, with one sentence on what it
+does more or less than appserver. All answer `/` with `Hello, world!` and a newline, as text/plain."""
+
+import os
+from pathlib import Path
+
+import nginx
+from contender import Recipe, free_port
+from supplies import HERE
+
+OURS = "appserver"
+
+
+class Field:
+    def __init__(self, supplies, folder):
+        self.supplies, self.folder = supplies, Path(folder)
+        self.made = 0
+
+    def scratch(self):
+        self.made += 1
+        folder = self.folder / str(self.made)
+        folder.mkdir()
+        return folder
+
+    def ours(self, name=OURS, workers=1, module="hello", access=None, threads=None, dispatch=None, bind=None, told=False):
+        """`bind` replaces the TCP address, for a server that stands behind nginx; `told` has the master log what it does,
+        with times, into `error.log`."""
+        folder, port = self.scratch(), free_port()
+        library = self.supplies.built(f"lib{module}.so")
+        settings = [f"workers = {workers}", "[control]", f'socket = "{folder}/control.sock"', "[log]", 'level = "warn"']
+        if told:
+            settings[-1:] = ['level = "info"', 'format = "json"', f'file = "{folder}/error.log"']
+        if access:
+            settings += [f'access = "{folder}/access.log"', f'access-format = "{access}"']
+        settings += ["[[listener]]", f'bind = "{bind or f"127.0.0.1:{port}"}"']
+        settings += ["[[mount]]", f'module = "{library}"']
+        if dispatch:
+            settings.append(f'dispatch = "{dispatch}"')
+        if threads:
+            settings.insert(0, f"threads = {threads}")
+        config = folder / "appserver.toml"
+        config.write_text("\n".join(settings) + "\n")
+        command = [self.supplies.built("appserver"), "--config", config]
+        notes = {
+            None: "the server under test: limits, timeouts, counters and the handler in a shared library behind a C ABI.",
+            "combined": "the same with an access log to a file, one line a request in the combined format.",
+            "json": "the same with an access log to a file, one JSON object a request.",
+        }
+        note = f"the same with `dispatch = \"{dispatch}\"`." if dispatch else notes[access]
+        return Recipe(name, note, [command], port, control=folder / "control.sock")
+
+    def bare_hyper(self):
+        port = free_port()
+        note = ("less: hyper and tokio alone in one process with one thread; no limits, timeouts, log or supervision, "
+                "and the handler is compiled in.")
+        return Recipe("bare hyper", note, [[self.supplies.built("bare-hyper"), port]], port)
+
+    def axum(self):
+        port = free_port()
+        note = ("less: a framework on hyper with the handler compiled in, one thread; a router, but no limits, timeouts, "
+                "log or supervision.")
+        return Recipe("axum", note, [[self.supplies.peer("peer-axum"), port]], port)
+
+    def actix(self):
+        port = free_port()
+        note = ("less: a framework with an HTTP engine of its own and the handler compiled in, one worker thread; "
+                "timeouts and a router, but no log or supervision.")
+        return Recipe("actix-web", note, [[self.supplies.peer("peer-actix"), port]], port)
+
+    def nginx(self, workers=1, files=None):
+        port = free_port()
+        note = "less: `return 200` from its configuration, no application is called; it supervises its workers as we do."
+        return Recipe("nginx", note, [self.nginx_command(nginx.config(self.scratch(), port, workers, files))], port)
+
+    def nginx_command(self, config):
+        program = self.supplies.once("nginx", lambda: self.supplies.program("nginx", "nginx-light"))
+        return [program, "-e", config.parent / "error.log", "-p", config.parent, "-c", config]
+
+    def proxied(self, name="nginx + appserver", module="hello"):
+        folder = self.scratch()
+        behind = self.ours(module=module, bind=f"unix:{folder}/app.sock")
+        port = free_port()
+        config = nginx.config(folder, port, upstream=f"{folder}/app.sock")
+        note = "more: nginx proxies each request to appserver over kept-alive Unix connections; both are counted."
+        return Recipe(name, note, [behind.commands[0], self.nginx_command(config)], port)
+
+    def uwsgi(self, processes=1, threads=None):
+        port = free_port()
+        program = self.supplies.once("uwsgi", lambda: self.supplies.program("uwsgi-core", "uwsgi-core"))
+        backlog = min(1024, int(Path("/proc/sys/net/core/somaxconn").read_text()))
+        command = [
+            program, "--plugin", "symcall,http", "--dlopen", self.supplies.symcall(), "--symcall", "hello",
+            "--http-socket", f"127.0.0.1:{port}", "--http-socket-modifier1", "18", "--master", "--processes", processes,
+            "--disable-logging", "--listen", backlog, "--die-on-term",
+        ]
+        if threads:
+            command += ["--threads", threads]
+        note = ("less: a C function in a shared library, as ours, but its http-socket takes a connection per request and "
+                "one request at a time per thread, checks little of HTTP and sends no Date.")
+        return Recipe("uWSGI symcall", note, [command], port, keeps_alive=False)
+
+    def gunicorn(self, kind, threads=4):
+        port = free_port()
+        command = [
+            self.supplies.python("gunicorn"), "--bind", f"127.0.0.1:{port}", "--workers", "1", "--worker-class", kind,
+            "--log-level", "warning", "--backlog", "1024",
+        ]
+        if kind == "gthread":
+            command += ["--threads", threads, "--keep-alive", "75"]
+            note = f"the model we follow, in Python: WSGI on {threads} threads of one worker, kept alive."
+        else:
+            note = "the model we follow, in Python: WSGI, one request at a time, a connection per request."
+        command.append("hello:app")
+        return Recipe(f"Gunicorn {kind}", note, [command], port, self.python_path(), kind == "gthread")
+
+    def granian(self, threads=1):
+        port = free_port()
+        command = [
+            self.supplies.python("granian"), "--interface", "wsgi", "--host", "127.0.0.1", "--port", port, "--workers", "1",
+            "--http", "1", "--no-ws", "--blocking-threads", threads, "--backlog", "1024", "--log-level", "warning",
+            "hello:app",
+        ]
+        note = "hyper in Rust before a Python WSGI application, so it calls an interpreter where we call a function."
+        return Recipe("Granian WSGI", note, [command], port, self.python_path())
+
+    def python_path(self):
+        return os.environ | {"PYTHONPATH": str(HERE / "peers/wsgi"), "PYTHONDONTWRITEBYTECODE": "1"}

@@ -1,0 +1,5 @@
+"""What is measured: each work has a NAME, a TITLE and `run(session)`, which leaves results and figures in the session."""
+
+from works import balance, bulk, churn, connections, hello, lifecycle, mixed, ten, workers
+
+ALL = [hello, churn, ten, bulk, mixed, balance, lifecycle, connections, workers]
