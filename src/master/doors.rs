@@ -23,7 +23,7 @@ impl Master {
     /// The listeners of a configuration: open ones where there are, new ones where not.
     ///
     /// # Errors
-    /// The first that cannot be opened; then none was.
+    /// The first that cannot be opened. Those before it stay until [`Master::forget_doors`].
     pub(super) fn listeners_for(
         &mut self,
         config: &Config,
@@ -34,34 +34,23 @@ impl Master {
             // Nothing was asked for, so what the service manager handed over are the listeners (sd_listen_fds(3)).
             return Ok(self.doors.iter().map(|door| door.listener.clone()).collect());
         }
-        let open = self.doors.len();
-        let opened: Result<Vec<_>, _> = config.listeners.iter().map(|wanted| self.open_door(wanted)).collect();
-        opened.inspect_err(|_| self.close_doors_from(open))
+        config.listeners.iter().map(|wanted| self.open_door(wanted)).collect()
     }
 
     /// The listeners of the generation before: those that are open still, and the others opened anew.
     ///
     /// # Errors
-    /// The first that cannot be opened; then none was.
+    /// As [`Master::listeners_for`].
     pub(super) fn listeners_of(&mut self, previous: &Generation) -> Result<Vec<Arc<Listener>>, String> {
-        let open = self.doors.len();
-        let mut listeners = Vec::with_capacity(previous.listeners.len());
-        for listener in &previous.listeners {
+        let again = previous.listeners.iter().map(|listener| {
             let shut = self.shut.iter().find(|door| Arc::ptr_eq(&door.listener, listener));
             // What it was opened for says more than the configuration: without a [[listener]] the service manager's are served.
-            let opened = match shut.map(|door| door.wanted.clone()) {
+            match shut.map(|door| door.wanted.clone()) {
                 Some(wanted) => self.open_door(&wanted),
                 None => Ok(listener.clone()),
-            };
-            match opened {
-                Ok(listener) => listeners.push(listener),
-                Err(reason) => {
-                    self.close_doors_from(open);
-                    return Err(reason);
-                }
             }
-        }
-        Ok(listeners)
+        });
+        again.collect()
     }
 
     /// The listener that is wanted: an open one where there is, a new one where not.
@@ -83,14 +72,6 @@ impl Master {
             listener: listener.clone(),
         });
         Ok(listener)
-    }
-
-    /// Takes back what was opened since there were `count`.
-    fn close_doors_from(&mut self, count: usize) {
-        for door in self.doors.drain(count..) {
-            self.manager.remove(&door.listener);
-            door.listener.unlink();
-        }
     }
 
     /// Shuts the doors that `generation` does not want; true when there was one. Their queues are the leaving workers'.
