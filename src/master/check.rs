@@ -22,8 +22,6 @@ pub struct Check {
     pub config: Config,
     /// The child.
     pub pid: Pid,
-    /// It has ended and is reaped: its id may be another's.
-    pub ended: bool,
     /// When we lose patience (ns).
     pub deadline: u64,
     socket: OwnedFd,
@@ -65,7 +63,6 @@ impl Master {
         Ok(Check {
             config,
             pid,
-            ended: false,
             deadline,
             socket,
             images: Vec::new(),
@@ -230,7 +227,6 @@ pub fn check_and_wait(config: &Config, probe: Probe) -> Result<(), String> {
     let mut check = Check {
         config: config.clone(),
         pid,
-        ended: false,
         deadline,
         socket: ours,
         images: Vec::new(),

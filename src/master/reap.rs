@@ -18,8 +18,15 @@ impl Master {
             match process::look() {
                 Ok(Some((pid, outcome))) => {
                     self.hear_last_word(pid);
+                    // Whoever kills it once more for good measure must not meet another process of its id.
+                    let known = self.check_ended(pid, outcome)
+                        || self.autopsy_ended(pid, outcome)
+                        || self.monitor_ended(pid, outcome)
+                        || self.successor_ended(pid, outcome);
                     let peak_memory = process::reap(pid);
-                    self.ended(pid, outcome, peak_memory);
+                    if !known {
+                        self.worker_ended(pid, outcome, peak_memory);
+                    }
                 }
                 Ok(None) => return,
                 Err(error) => return tracing::error!("cannot look for children that ended: {error}"),
@@ -40,15 +47,8 @@ impl Master {
         }
     }
 
-    /// A child ended and is reaped.
-    fn ended(&mut self, pid: Pid, outcome: Outcome, peak_memory: u64) {
-        if self.check_ended(pid, outcome)
-            || self.autopsy_ended(pid, outcome)
-            || self.monitor_ended(pid, outcome)
-            || self.successor_ended(pid, outcome)
-        {
-            return;
-        }
+    /// A worker, or an orphan that is nobody's business, ended and is reaped.
+    fn worker_ended(&mut self, pid: Pid, outcome: Outcome, peak_memory: u64) {
         let Some(worker) = self.workers.take(pid) else { return };
         let now = time::monotonic_ns();
         worker.slot.state_set(State::Dead);

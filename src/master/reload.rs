@@ -166,7 +166,6 @@ impl Master {
         if checking.check.pid != pid {
             return false;
         }
-        checking.check.ended = true;
         // Its verdict may still lie in the socket.
         match checking.check.hear() {
             Verdict::Pending | Verdict::Gone => {
@@ -264,7 +263,7 @@ impl Master {
     pub(super) fn refuse(&mut self, reason: &str) {
         let (asked, killed) = match std::mem::replace(&mut self.change, Change::None) {
             Change::None => return,
-            Change::Checking(checking) => (checking.asked, (!checking.check.ended).then_some(checking.check.pid)),
+            Change::Checking(checking) => (checking.asked, Some(checking.check.pid)),
             Change::Rolling(roll) => {
                 if !roll.scaled {
                     self.wanted = roll.wanted_before;
