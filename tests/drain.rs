@@ -11,11 +11,12 @@ use crate::support::client::Client;
 use crate::support::process;
 use crate::support::server::{Listen, Server};
 use crate::support::storm::{Habit, Storm, Tally};
-use crate::support::wait::until;
+use crate::support::wait::{pause, until};
 
 const ROUNDS: usize = 60;
 const BACKLOG: usize = 200;
 const IDLE: usize = 20;
+const EARLY: u32 = 36;
 
 #[test]
 fn sixty_stops_over_tcp_lose_nothing() {
@@ -27,12 +28,27 @@ fn sixty_stops_over_a_unix_socket_lose_nothing() {
     stop_again_and_again(Listen::Unix);
 }
 
+/// As when a process group is told to stop and the workers hear of it first. They ask their master how to leave, who does not know yet
+/// why they do; the word that the queues are to be emptied comes later.
+#[test]
+fn workers_that_are_told_before_their_master_lose_nothing() {
+    let mut all = Tally::default();
+    for round in 0..EARLY {
+        let early = Duration::from_millis(u64::from(round / 2 % 12));
+        let listen = if round % 2 == 0 { Listen::Tcp } else { Listen::Unix };
+        let tally = one_stop(listen, "/", Some(early));
+        assert!(tally.lost.is_empty(), "round {round}, {early:?} early: {tally:?}");
+        all.add(tally);
+    }
+    println!("{EARLY} stops: {all:?}");
+}
+
 fn stop_again_and_again(listen: Listen) {
     let mut all = Tally::default();
     for round in 0..ROUNDS {
         // Every other round asks for calls that take a moment, so that some are in flight on the pool.
         let target = if round % 2 == 0 { "/" } else { "/sleep?ms=5" };
-        let tally = one_stop(listen, target);
+        let tally = one_stop(listen, target, None);
         assert!(tally.lost.is_empty(), "round {round}: {tally:?}");
         all.add(tally);
     }
@@ -43,7 +59,8 @@ fn stop_again_and_again(listen: Listen) {
     );
 }
 
-fn one_stop(listen: Listen, target: &str) -> Tally {
+/// `early` is how much earlier than their master the workers are told, if at all.
+fn one_stop(listen: Listen, target: &str, early: Option<Duration>) -> Tally {
     let mut server = Server::lab().workers(2).listen(listen).start();
     let mut idle: Vec<Client> = (0..IDLE).map(|_| server.client()).collect();
     for client in &mut idle {
@@ -77,9 +94,23 @@ fn one_stop(listen: Listen, target: &str) -> Tally {
     for client in &mut queued {
         client.send(&request).unwrap();
     }
-    server.signal(Signal::SIGTERM);
-    for &pid in &workers {
-        process::signal(pid, Signal::SIGCONT);
+    let tell = |signal| {
+        for &pid in &workers {
+            process::signal(pid, signal);
+        }
+    };
+    match early {
+        None => {
+            server.signal(Signal::SIGTERM);
+            tell(Signal::SIGCONT);
+        }
+        Some(early) => {
+            tell(Signal::SIGTERM);
+            tell(Signal::SIGCONT);
+            // Not for luck: this is what is varied.
+            pause(early);
+            server.signal(Signal::SIGTERM);
+        }
     }
 
     let mut tally = Tally::default();

@@ -9,7 +9,7 @@
 #![forbid(unsafe_code)]
 
 use super::reload::Change;
-use super::workers::{Post, Stage, Worker};
+use super::workers::{Post, Retiring, Stage, Worker};
 use super::{Master, Phase};
 use crate::exit::Exit;
 use crate::generation::Generation;
@@ -136,8 +136,8 @@ impl Master {
         // Before they are told to go: the doors that this closes have queues, and they are the last who can empty them.
         let doors_shut = self.complete_if_rolled();
         for (pid, retiring) in before {
-            if let Some(retiring) = retiring {
-                self.board.house().count(retiring.tally());
+            if let Some(tally) = retiring.and_then(Retiring::tally) {
+                self.board.house().count(tally);
             }
             self.let_go(
                 pid,

@@ -17,12 +17,17 @@ use std::time::Duration;
 const TICK: Duration = Duration::from_secs(1);
 /// How much later than a call's own deadline a silent worker is given up.
 const SILENCE: Duration = Duration::from_secs(10);
+/// How long a worker that was told to leave serves on for its successor to come, at least. Together with a tick it is less than a
+/// worker waits for us to say how it is to leave.
+const TOLD: Duration = Duration::from_millis(500);
 /// A master that has not looked for so long was not running itself.
 const SLEPT: Duration = Duration::from_secs(5);
 
 /// What is to be done about a worker.
 enum Verdict {
     Retire(Retiring),
+    /// It was told to leave, and its successor takes its time.
+    LetGo(Retiring),
     Kill(String),
     /// Its loop has not gone round for too long.
     Hung(Duration),
@@ -58,7 +63,10 @@ impl Master {
             let silent = Duration::from_nanos(now.saturating_sub(worker.slot.heartbeat().max(worker.slot.started())));
             if silent > request + SILENCE && !frozen {
                 verdicts.push((worker.pid, Verdict::Hung(silent)));
-            } else if worker.retiring.is_some() {
+            } else if let Some(retiring) = worker.retiring {
+                if matches!(retiring, Retiring::Told(since) if now.saturating_sub(since) > time::nanos(TOLD)) {
+                    verdicts.push((worker.pid, Verdict::LetGo(retiring)));
+                }
             } else if limits.memory_soft > 0 && worker.memory > soft_limit(limits, worker.memory_at_first) {
                 verdicts.push((worker.pid, Verdict::Retire(Retiring::Memory)));
             } else if !limits.max_lifetime.is_zero() && served >= limits.max_lifetime {
@@ -68,6 +76,7 @@ impl Master {
         for (pid, verdict) in verdicts {
             match verdict {
                 Verdict::Retire(why) => self.retire(pid, why),
+                Verdict::LetGo(told) => self.let_go(pid, told.why(), false),
                 Verdict::Kill(why) => self.kill(pid, why, Tally::ExitMemory),
                 Verdict::Hung(silent) => {
                     tracing::error!(
@@ -124,7 +133,9 @@ impl Master {
                     self.record_stuck(pid);
                     self.let_go(pid, "a call is stuck in it", false);
                 }
-                Plea::Leaving => self.let_go(pid, "it was told to leave by somebody else", false),
+                // It waits for a word of ours. Whoever told it may be about to tell us: then the word is to empty the queues, and it
+                // would be too late for that had it gone already.
+                Plea::Leaving => self.retire(pid, Retiring::Told(time::monotonic_ns())),
             }
         }
     }
@@ -137,7 +148,7 @@ impl Master {
         if let Some(worker) = self
             .workers
             .of(pid)
-            .filter(|worker| worker.is_ready() && worker.retiring.is_none())
+            .filter(|worker| worker.is_ready() && worker.retiring.is_none_or(|before| before.gives_way_to(why)))
         {
             worker.retiring = Some(why);
             tracing::info!(

@@ -48,24 +48,36 @@ pub enum Retiring {
     Lifetime,
     /// It uses more than limits.memory-soft.
     Memory,
+    /// Somebody else has told it to leave, at this moment (ns).
+    Told(u64),
 }
 
 impl Retiring {
+    /// Whether it is the lesser reason: who was told to leave waits for us, the others can serve on for long.
+    pub fn gives_way_to(self, other: Self) -> bool {
+        matches!(
+            (self, other),
+            (Self::Requests | Self::Lifetime | Self::Memory, Self::Told(_))
+        )
+    }
+
     /// As the end of "replaced: ".
     pub fn why(self) -> &'static str {
         match self {
             Self::Requests => "it has answered limits.max-requests requests",
             Self::Lifetime => "it has lived for limits.max-lifetime",
             Self::Memory => "it uses more than limits.memory-soft",
+            Self::Told(_) => "it was told to leave by somebody else",
         }
     }
 
-    /// What it counts as.
-    pub fn tally(self) -> Tally {
+    /// What it counts as; what others do is none of our recycling.
+    pub fn tally(self) -> Option<Tally> {
         match self {
-            Self::Requests => Tally::RecycledRequests,
-            Self::Lifetime => Tally::RecycledLifetime,
-            Self::Memory => Tally::RecycledMemory,
+            Self::Requests => Some(Tally::RecycledRequests),
+            Self::Lifetime => Some(Tally::RecycledLifetime),
+            Self::Memory => Some(Tally::RecycledMemory),
+            Self::Told(_) => None,
         }
     }
 }

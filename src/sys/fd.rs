@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawF
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI32, Ordering};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// An eventfd(2): a counter that makes its descriptor readable while it is not zero. Non-blocking.
@@ -57,11 +58,11 @@ impl EventFd {
     }
 }
 
-/// Watches a descriptor in the runtime of this thread, by a handle of its own.
+/// Watches a descriptor, for something to read, in the runtime of this thread, by a handle of its own.
 pub fn watch(of: &impl AsFd) -> io::Result<AsyncFd<OwnedFd>> {
     let own = of.as_fd().try_clone_to_owned()?;
     // SAFETY: the descriptor is owned by the value and stays the same as long as it lives.
-    unsafe { AsyncFd::register(own) }.map_err(io::Error::from)
+    unsafe { AsyncFd::register_with_interest(own, Interest::READABLE) }.map_err(io::Error::from)
 }
 
 impl AsFd for EventFd {

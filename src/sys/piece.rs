@@ -56,11 +56,6 @@ impl<T: Sync> Bench<T> {
         Some(self.state.load(Ordering::Relaxed)).filter(|since| *since > DONE)
     }
 
-    /// Whether the piece under way was taken and its worker is not back yet.
-    pub fn is_taken(&self) -> bool {
-        matches!(self.state.load(Ordering::Relaxed), TAKEN | DONE)
-    }
-
     /// Takes the piece under way if it began at `since`; None when it has ended.
     pub fn take<R>(&self, since: u64, with: impl FnOnce(&T) -> R) -> Option<R> {
         // A later piece began later, so the same moment is the same piece.

@@ -1,6 +1,6 @@
 //! The worker's loop: connections in, commands in, and in the end the drain.
 //!
-//! Takes what the acceptor and the master send; returns when the last connection is closed, or at once when told to quit. A drain loses
+//! Runs the acceptor and takes what the master sends; returns when the last connection is closed, or at once when told to quit. A drain loses
 //! nothing: the queue is accepted to its end, calls finish, idle connections go to other workers, or are closed at a stop so that
 //! what crosses the close is counted.
 #![forbid(unsafe_code)]
@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
-use super::arrivals::Arrivals;
+use super::Worker;
+use super::accept::Acceptor;
 use super::dispatch::Dispatcher;
-use super::{Worker, connection};
 use crate::exit::Exit;
-use crate::listener::{Address, Listener};
+use crate::listener::Listener;
 use crate::scoreboard::{Fact, Plea, Scoreboard, State};
 use crate::sys::fd::EventFd;
 use crate::sys::process::Pid;
@@ -33,7 +33,7 @@ const LAST_CALLS: Duration = Duration::from_secs(1);
 pub struct Birth {
     /// Readable when the master, or a signal, has said something.
     pub commands: EventFd,
-    /// Where it accepts.
+    /// The doors that it may have to shut.
     pub listeners: Vec<Arc<Listener>>,
     /// Whose death is a reason to leave.
     pub master: Pid,
@@ -44,7 +44,7 @@ pub struct Birth {
 }
 
 /// Serves until drained or told to quit.
-pub async fn serve(worker: Rc<Worker>, born: Birth, accepted: Arc<Arrivals>) -> Exit {
+pub async fn serve(worker: Rc<Worker>, born: Birth, mut acceptor: Acceptor) -> Exit {
     let Birth {
         commands,
         listeners,
@@ -58,7 +58,6 @@ pub async fn serve(worker: Rc<Worker>, born: Birth, accepted: Arc<Arrivals>) -> 
         let doors = listeners.iter().filter(|_| in_charge && !kept);
         doors.for_each(|listener| listener.close_door());
     };
-    let addresses: Vec<Address> = listeners.iter().map(|listener| listener.address().clone()).collect();
     let commands = match commands.watched() {
         Ok(commands) => commands,
         Err(error) => {
@@ -69,8 +68,6 @@ pub async fn serve(worker: Rc<Worker>, born: Birth, accepted: Arc<Arrivals>) -> 
     let mut beat = interval(BEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut patience = Instant::now();
-    let mut number = 0;
-    let mut open = true;
     // Counted since the fork: logs that were rotated while this worker started are the old ones here.
     let mut reopened = 0;
     // Until when the master may say how to leave, once somebody else has said that we should.
@@ -78,6 +75,8 @@ pub async fn serve(worker: Rc<Worker>, born: Birth, accepted: Arc<Arrivals>) -> 
     loop {
         tokio::select! {
             biased;
+            // Before all else, commands included: nobody but us was woken for what waits there.
+            () = acceptor.run(), if !acceptor.is_over() => {}
             ready = commands.readable() => {
                 if let Ok(mut ready) = ready {
                     commands.get_ref().clear();
@@ -94,26 +93,22 @@ pub async fn serve(worker: Rc<Worker>, born: Birth, accepted: Arc<Arrivals>) -> 
                 if asked.quit {
                     break;
                 }
+                if asked.drain {
+                    // Said again when there is a stop while connections were handed over.
+                    acceptor.leave(asked.queue, !asked.handover);
+                }
                 if asked.drain && !worker.draining.get() {
-                    begin(&worker, asked.queue, asked.handover);
+                    begin(&worker, asked.handover);
                     patience = Instant::now() + worker.settings.timeouts.drain;
                 } else if asked.drain && worker.handing_over.get() != asked.handover {
-                    // A stop while connections were handed over, or the other way round.
                     part(&worker, asked.handover);
                 }
             }
-            connection = accepted.recv(), if open => match connection {
-                Some(accepted) => {
-                    connection::start(&worker, accepted, number, &addresses);
-                    number += 1;
-                }
-                // The acceptor has accepted the queues to their end.
-                None => open = false,
-            },
             () = worker.drained.notified() => {}
             () = sleep_until(told.unwrap_or(patience)), if told.is_some() && !worker.draining.get() => {
                 worker.slot.command_drain_queue();
-                begin(&worker, true, false);
+                acceptor.leave(true, true);
+                begin(&worker, false);
                 patience = Instant::now() + worker.settings.timeouts.drain;
             }
             () = sleep_until(patience), if worker.draining.get() => {
@@ -126,16 +121,10 @@ pub async fn serve(worker: Rc<Worker>, born: Birth, accepted: Arc<Arrivals>) -> 
             _ = beat.tick() => {
                 worker.slot.beat();
                 flush(&worker);
-                // Whom the kernel has woken for a connection on its way may have been stopped before it took it.
-                while !worker.draining.get()
-                    && let Some(accepted) = worker.load.take_over(&worker.handover)
-                {
-                    connection::start(&worker, accepted, number, &addresses);
-                    number += 1;
-                }
+                acceptor.look();
             }
         }
-        if worker.draining.get() && !open && worker.connections.borrow().is_empty() {
+        if worker.draining.get() && acceptor.is_over() && worker.connections.borrow().is_empty() {
             break;
         }
     }
@@ -144,13 +133,12 @@ pub async fn serve(worker: Rc<Worker>, born: Birth, accepted: Arc<Arrivals>) -> 
     Exit::Done
 }
 
-fn begin(worker: &Worker, queue: bool, handover: bool) {
+fn begin(worker: &Worker, handover: bool) {
     // One that is stuck stays so to the eye.
     if worker.slot.state() != State::Stuck {
         worker.slot.state_set(State::Draining);
     }
     worker.draining.set(true);
-    worker.load.drain(queue, !handover);
     // The rest of the time is for the answers to requests that come on what could not be handed over.
     let until = std::time::Instant::now() + worker.settings.timeouts.drain * 3 / 4;
     worker.give_until.set(Some(until));

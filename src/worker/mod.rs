@@ -6,11 +6,11 @@
 
 mod accept;
 mod account;
-mod arrivals;
 mod connection;
 mod dispatch;
 mod drain;
 mod expiry;
+mod load;
 mod pool;
 mod probe;
 mod roster;
@@ -19,7 +19,7 @@ mod stuck;
 mod watchdog;
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -42,10 +42,11 @@ use crate::protocol::http::{Settings, head};
 use crate::scoreboard::{Slot, State};
 use crate::sys::fault;
 use crate::sys::fd::EventFd;
-use accept::{Load, Way};
-use arrivals::Arrivals;
+use accept::Acceptor;
+use connection::Connections;
 use dispatch::Dispatcher;
 use drain::Birth;
+use load::Load;
 use pool::Pool;
 pub use probe::probe;
 use roster::Clerk;
@@ -61,7 +62,7 @@ pub struct Worker {
     places: Vec<Arc<Mount>>,
     nowhere: Arc<Mount>,
     access: RefCell<Option<AccessLog>>,
-    load: Arc<Load>,
+    load: Load,
     draining: Cell<bool>,
     /// The drain is over: who waits for a handler is told so.
     out_of_time: Cell<bool>,
@@ -74,7 +75,9 @@ pub struct Worker {
     in_flight: Cell<usize>,
     /// Connections that wait for a call to end before they are read.
     waiting: RefCell<VecDeque<Rc<Ledger>>>,
-    connections: RefCell<HashMap<u64, Rc<Ledger>>>,
+    connections: RefCell<Connections>,
+    /// The number of the next connection.
+    arrived: Cell<u64>,
     /// A connection was closed during the drain.
     drained: Notify,
     watch: Arc<Watch>,
@@ -111,23 +114,16 @@ pub fn run(seat: Seat) -> Exit {
             .enable_all()
             .build_local(LocalOptions::default());
         let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
-        let arrivals = Arc::new(Arrivals::default());
-        watch(&worker, number, &generation, arrivals.clone(), notice)
-            .map_err(|error| format!("no watchdog: {error}"))?;
+        watch(&worker, number, &generation, notice).map_err(|error| format!("no watchdog: {error}"))?;
         // Last of all, and only if the master has not given it up: from here on there are clients who count on it.
         if !slot.state_change(State::Starting, State::Ready) {
             return Ok(None);
         }
-        let way = Way {
-            arrivals: arrivals.clone(),
-            watch: worker.watch.clone(),
-            handover: handover.clone(),
-            slot,
-        };
-        accept::start(listeners.clone(), worker.load.clone(), way).map_err(|error| format!("no acceptor: {error}"))?;
-        Ok(Some((worker, runtime, arrivals)))
+        let acceptor = runtime.block_on(async { Acceptor::new(worker.clone(), &listeners, board.house()) });
+        let acceptor = acceptor.map_err(|error| format!("no acceptor: {error}"))?;
+        Ok(Some((worker, runtime, acceptor)))
     });
-    let (worker, runtime, accepted) = match prepared {
+    let (worker, runtime, acceptor) = match prepared {
         Ok(Some(prepared)) => prepared,
         Ok(None) => return Exit::Done,
         Err(reason) => {
@@ -145,17 +141,11 @@ pub fn run(seat: Seat) -> Exit {
         board,
         kept,
     };
-    runtime.block_on(drain::serve(worker, born, accepted))
+    runtime.block_on(drain::serve(worker, born, acceptor))
 }
 
 /// Starts the thread that acts when this one is stuck in a handler.
-fn watch(
-    worker: &Worker,
-    number: usize,
-    generation: &Generation,
-    arrivals: Arc<Arrivals>,
-    notice: EventFd,
-) -> io::Result<()> {
+fn watch(worker: &Worker, number: usize, generation: &Generation, notice: EventFd) -> io::Result<()> {
     let _ = worker.notice.set(notice.try_clone()?);
     let config = &generation.config;
     Watchdog {
@@ -163,13 +153,11 @@ fn watch(
         report: Report {
             slot: worker.slot,
             worker: number,
-            load: worker.load.clone(),
             notice,
             log: config.log.clone(),
             timeouts: config.timeouts.clone(),
             pleaded: AtomicBool::new(false),
         },
-        arrivals,
         handover: worker.handover.clone(),
         roster: worker.clerk.roster(),
         thread: fault::tid(),
@@ -211,7 +199,6 @@ fn prepare(number: usize, slot: Slot, generation: &Generation, handover: &Arc<Ha
     fault::busy(None);
     let access = AccessLog::open(&config.log, slot.log(), number, generation.number)
         .map_err(|error| format!("the access log cannot be opened: {error}"))?;
-    let load = Load::new(config.limits.connections).map_err(|error| format!("no eventfd: {error}"))?;
     Ok(Rc::new(Worker {
         slot,
         settings: settings(config),
@@ -223,7 +210,7 @@ fn prepare(number: usize, slot: Slot, generation: &Generation, handover: &Arc<Ha
         mounts,
         places,
         access: RefCell::new(access),
-        load: Arc::new(load),
+        load: Load::new(config.limits.connections),
         draining: Cell::new(false),
         out_of_time: Cell::new(false),
         handing_over: Cell::new(false),
@@ -233,6 +220,7 @@ fn prepare(number: usize, slot: Slot, generation: &Generation, handover: &Arc<Ha
         in_flight: Cell::new(0),
         waiting: RefCell::default(),
         connections: RefCell::default(),
+        arrived: Cell::new(0),
         drained: Notify::new(),
         watch,
         notice: OnceCell::new(),

@@ -86,7 +86,7 @@ fn ask(config: &Config, images: &[Image], target: &str) -> Result<Result<Vec<u8>
                 ahead: Vec::new(),
             },
         };
-        connection::start(&worker, accepted, 0, &[Address::Unix(None)]);
+        connection::start(&worker, accepted, &[]);
         let mut client = UnixStream::from_std(ours)?;
         let request = format!(
             "GET {target} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: appserver-probe\r\nConnection: close\r\n\r\n"

@@ -7,9 +7,8 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
-use super::accept::Load;
 use super::account::{answered, described, micros};
 use super::expiry;
 use crate::access_log;
@@ -18,7 +17,7 @@ use crate::gateway::Call;
 use crate::protocol::http::ledger::Outcome;
 use crate::scoreboard::{Plea, Slot, State, Timeout};
 use crate::sys::fd::EventFd;
-use crate::sys::{fault, socket};
+use crate::sys::{fault, socket, time};
 
 /// What a client is told whose call has taken too long.
 pub const LATE: &str = "The handler did not answer in time.\n";
@@ -38,8 +37,6 @@ pub struct Report {
     pub slot: Slot,
     /// Its number.
     pub worker: usize,
-    /// Its acceptor.
-    pub load: Arc<Load>,
     /// Wakes the master.
     pub notice: EventFd,
     /// Where access lines go.
@@ -72,7 +69,7 @@ impl Report {
             }
         })?;
         call.settle();
-        let duration_us = micros(call.bound.0, Instant::now());
+        let duration_us = micros(call.bound.0, time::monotonic_ns());
         answered(self.slot.counters(), status, bytes, duration_us);
         expiry::note(
             self.slot,
@@ -102,7 +99,7 @@ impl Report {
             tracing::error!("access log: the lines of a stuck worker are left to the master: {error}");
         }
         // Written or held back for the master: another line would be one too many.
-        if let Some(mark) = call.mark.get() {
+        if let Some(mark) = call.mark {
             mark.logged();
         }
     }
@@ -126,7 +123,7 @@ impl Report {
             method = %String::from_utf8_lossy(request.method()),
             path = %String::from_utf8_lossy(request.part(request.path)),
             request_id = %request.id,
-            age_ms = micros(call.bound.0, Instant::now()) / 1000,
+            age_ms = micros(call.bound.0, time::monotonic_ns()) / 1000,
             worker = self.worker,
             generation = self.slot.generation(),
             thread,
@@ -136,7 +133,6 @@ impl Report {
         );
         if first {
             self.slot.state_set(State::Stuck);
-            self.load.drain(false, false);
             self.slot.plead(Plea::Stuck);
             self.notice.wake();
         }

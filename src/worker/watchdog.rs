@@ -10,30 +10,23 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::accept::Load;
-use super::arrivals::Arrivals;
 use super::roster::Roster;
 use super::stuck::{Held, Report};
 use crate::gateway::Call;
-use crate::handover::{Handover, Passing};
-use crate::listener::Address;
-use crate::protocol::http::connection::ASLEEP;
-use crate::scoreboard::{CallRecord, Slot};
+use crate::handover::Handover;
+use crate::protocol::http::timer::ASLEEP;
+use crate::scoreboard::CallRecord;
 use crate::sys::piece::Bench;
 use crate::sys::{fault, time};
 
 /// How long a call may go on after its 504 before its worker counts as stuck: a handler that looks at its deadline only between
 /// two steps gets away, one that hangs costs little more time.
 pub const OVERTIME: Duration = Duration::from_secs(1);
-/// How long a piece of inline work runs before new connections go elsewhere: ten times what a thread may wait for its turn on a
-/// busy machine, and well below what a client notices.
-const BUSY: Duration = Duration::from_millis(5);
 /// Between two looks: an eighth of `timeouts.request`, within these bounds.
 const TICK: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(1));
 /// Between two attempts to hand over what found no room in the channel.
@@ -44,8 +37,6 @@ const STACK: usize = 256 * 1024;
 /// What the runtime thread and the watchdog share.
 pub struct Watch {
     bench: Bench<Arc<Call>>,
-    /// One moment on both clocks.
-    epoch: (Instant, u64),
     suspects: Mutex<VecDeque<Suspect>>,
     /// The records of suspects that did not come back: they stay on the scoreboard for as long as this worker lives.
     stuck: Mutex<Vec<CallRecord>>,
@@ -65,17 +56,14 @@ impl Watch {
     pub fn new() -> Self {
         Self {
             bench: Bench::new(),
-            epoch: (Instant::now(), time::monotonic_ns()),
             suspects: Mutex::default(),
             stuck: Mutex::default(),
             roused: Condvar::new(),
         }
     }
 
-    /// Runs handler code of a call on the runtime thread, watched.
-    pub fn inline<R>(&self, call: &Arc<Call>, now: Instant, run: impl FnOnce() -> R) -> R {
-        // Reading the clock once more would cost more than all the rest here.
-        let now = self.epoch.1 + time::nanos(now.saturating_duration_since(self.epoch.0));
+    /// Runs handler code of a call on the runtime thread, watched from `now` (ns) on.
+    pub fn inline<R>(&self, call: &Arc<Call>, now: u64, run: impl FnOnce() -> R) -> R {
         self.bench.work(call, now, run)
     }
 
@@ -98,15 +86,6 @@ impl Watch {
         if let Some(suspect) = suspects.iter_mut().find(|suspect| Arc::ptr_eq(&suspect.call, call)) {
             suspect.kept = Some(record);
         }
-    }
-
-    /// Whether the runtime thread has been held up for so long that nobody should wait for it.
-    pub fn is_busy(&self) -> bool {
-        self.bench.is_taken()
-            || self
-                .bench
-                .since()
-                .is_some_and(|since| time::monotonic_ns().saturating_sub(since) > time::nanos(BUSY))
     }
 
     /// The suspects whose time has come, and when the next one's does (ns).
@@ -138,8 +117,6 @@ pub struct Watchdog {
     pub watch: Arc<Watch>,
     /// How it reports.
     pub report: Report,
-    /// Connections the runtime thread has not taken yet.
-    pub arrivals: Arc<Arrivals>,
     /// Where connections go.
     pub handover: Arc<Handover>,
     /// The open connections.
@@ -211,72 +188,16 @@ impl Watchdog {
     }
 
     /// Hands over every connection that nothing is owed on, as long as there are any and the runtime thread does not ask for
-    /// them back. The acceptor may still bring one.
+    /// them back. It brings no new ones: the kernel passes it over.
     fn empty(&self) {
         loop {
-            let slot = self.report.slot;
             let (given, left) = self.roster.give_all(&self.handover);
-            slot.counters().handed_over.fetch_add(given as u64, Ordering::Relaxed);
-            let left = left + pass_on(&self.arrivals, &self.handover, &self.report.load, slot);
+            let counters = self.report.slot.counters();
+            counters.handed_over.fetch_add(given as u64, Ordering::Relaxed);
             if left == 0 || self.watch.bench.is_awaited() {
                 return;
             }
             thread::park_timeout(RETRY);
         }
-    }
-}
-
-/// Hands over what the runtime thread has not taken yet; gives how many are left.
-pub fn pass_on(arrivals: &Arrivals, handover: &Handover, load: &Load, slot: Slot) -> usize {
-    while let Some(accepted) = arrivals.take() {
-        let passing = Passing {
-            unix: matches!(accepted.remote, Address::Unix(_)),
-            ..accepted.passing.clone()
-        };
-        if handover.give(accepted.socket.as_fd(), &passing).is_err() {
-            arrivals.put_back(accepted);
-            return 1;
-        }
-        load.closed();
-        let counters = slot.counters();
-        // It came here, though the runtime never saw it.
-        let came = match accepted.listener {
-            Some(_) => counters.accepts,
-            None => counters.taken_over,
-        };
-        for counter in [came, counters.handed_over] {
-            counter.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-    0
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::net::UnixStream;
-
-    use super::super::accept::Accepted;
-    use super::*;
-    use crate::scoreboard::Scoreboard;
-
-    #[test]
-    fn what_is_passed_on_unseen_is_counted_as_come_and_as_gone() {
-        let (arrivals, handover) = (Arrivals::default(), Handover::new().unwrap());
-        let load = Load::new(9).unwrap();
-        let slot = Scoreboard::create().unwrap().claim(1).unwrap();
-        let (_client, server) = UnixStream::pair().unwrap();
-        for listener in [Some(0), None, None] {
-            arrivals.push(Accepted {
-                socket: server.try_clone().unwrap().into(),
-                remote: Address::Unix(None),
-                listener,
-                passing: Passing::default(),
-            });
-        }
-        assert_eq!(pass_on(&arrivals, &handover, &load, slot), 0);
-        let counters = slot.counters();
-        let counts = [counters.accepts, counters.taken_over, counters.handed_over];
-        assert_eq!(counts.map(|count| count.load(Ordering::Relaxed)), [1, 2, 3]);
-        assert!(handover.take().unwrap().unwrap().1.unix);
     }
 }
