@@ -116,11 +116,11 @@ fn a_connection_is_kept_for_many_requests_and_closed_when_asked() {
 }
 
 #[test]
-fn what_comes_behind_the_last_request_is_read_so_that_no_reset_takes_the_answer() {
+fn what_comes_with_the_last_request_is_read_so_that_no_reset_takes_the_answer() {
     let server = Server::lab().start();
     let mut client = server.client();
     client
-        .send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        .send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\nGET /never HTTP/1.1\r\nHost: a\r\n\r\n")
         .unwrap();
     assert!(client.reply().unwrap().closes());
     until("the server has ended its side", || client.ended().then_some(()));

@@ -4,6 +4,7 @@
 //! elsewhere ([`Call::advance`]), where its handler runs.
 #![forbid(unsafe_code)]
 
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
@@ -13,11 +14,11 @@ use hyper::header::HeaderMap;
 
 use super::call::{Call, Stage};
 use super::output::Source;
+use super::request::Field;
 use super::start_response::{Fault, Head};
 use crate::handler::call::FileRange;
 
 /// What the protocol has to send.
-#[expect(clippy::large_enum_variant, reason = "it is made once a request and moved once")]
 pub enum Answer {
     /// A head and its body.
     Response(Head, Body),
@@ -144,7 +145,9 @@ impl Call {
                 state.asking = true;
                 Poll::Ready(Piece::Ask)
             }
-            (Source::Ended | Source::Written, Stage::Done) => Poll::Ready(Piece::End(state.trailers.take())),
+            (Source::Ended | Source::Written, Stage::Done) => {
+                Poll::Ready(Piece::End(state.trailers.take().map(|trailers| *trailers)))
+            }
             _ => {
                 state.io = Some(cx.waker().clone());
                 Poll::Pending
@@ -230,6 +233,14 @@ impl Call {
             return open;
         }
         matches!(state.source, Source::Idle(_) | Source::Waiting(_))
+    }
+
+    /// The list of the request's fields, for one who alone holds a call that is over; none when an iterator is left that
+    /// [`Call::advance`] must close.
+    pub fn strip(&mut self) -> Option<Vec<Field>> {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let open = matches!(state.source, Source::Idle(_) | Source::Waiting(_));
+        (!open).then(|| std::mem::take(&mut self.request.fields))
     }
 
     /// Takes [`Piece::Ask`] back: it will be said again at the next poll.

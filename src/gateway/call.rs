@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use appserver_handler::abi;
 use bytes::Bytes;
@@ -45,8 +45,8 @@ pub(super) fn must_not_wait() -> bool {
 pub struct Call {
     /// What was asked.
     pub request: Request,
-    /// When it began, and how long the handler has to answer.
-    pub bound: (Instant, Duration),
+    /// When it began (ns, CLOCK_MONOTONIC), and how long the handler has to answer.
+    pub bound: (u64, Duration),
     pub(super) environ: Environ,
     pub(super) trailers_in: OnceLock<Vec<(Vec<u8>, Vec<u8>)>>,
     pub(super) state: Mutex<State>,
@@ -64,7 +64,7 @@ pub struct Call {
     /// The connection it came on, while there is one to answer on.
     pub wire: Wire,
     /// Its record on the scoreboard.
-    pub mark: OnceLock<CallMark>,
+    pub mark: Option<CallMark>,
     /// The pool's thread that runs its handler code, 0 when none does.
     thread: AtomicI32,
     /// Status of the head that has left for the protocol.
@@ -96,7 +96,8 @@ pub(super) struct State {
     pub output: Output,
     pub source: Source,
     pub head: Option<Head>,
-    pub trailers: Option<HeaderMap>,
+    /// Boxed, for few answers have any.
+    pub trailers: Option<Box<HeaderMap>>,
     pub stage: Stage,
     /// The head has left for the protocol: it cannot change any more.
     pub committed: bool,
@@ -116,8 +117,8 @@ pub(super) struct State {
 }
 
 impl Call {
-    /// A call for this request, with the input as far as it is known.
-    pub fn new(request: Request, input: Input, bound: (Instant, Duration)) -> Arc<Self> {
+    /// A call for this request, with the input as far as it is known; `bound` and `mark` as its fields.
+    pub fn new(request: Request, input: Input, bound: (u64, Duration), mark: Option<CallMark>) -> Arc<Self> {
         Arc::new(Self {
             request,
             bound,
@@ -148,7 +149,7 @@ impl Call {
             took: AtomicU64::new(0),
             held: AtomicUsize::new(0),
             wire: Wire::cut(),
-            mark: OnceLock::new(),
+            mark,
             thread: AtomicI32::new(0),
             status: AtomicU16::new(0),
             sent: AtomicU64::new(0),
@@ -172,15 +173,14 @@ impl Call {
         self.inline.store(inline, Ordering::Relaxed);
     }
 
-    /// Notes how long a piece of handler code ran.
-    pub fn add_time(&self, took: Duration) {
-        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
-        self.took.fetch_max(nanos, Ordering::Relaxed);
+    /// Notes how long a piece of handler code ran (ns).
+    pub fn add_time(&self, took: u64) {
+        self.took.fetch_max(took.max(1), Ordering::Relaxed);
     }
 
-    /// The longest piece of handler code so far; zero when none has ended.
-    pub fn time(&self) -> Duration {
-        Duration::from_nanos(self.took.load(Ordering::Relaxed))
+    /// The longest piece of handler code so far (ns); zero when none has ended.
+    pub fn time(&self) -> u64 {
+        self.took.load(Ordering::Relaxed)
     }
 
     /// Wakes everyone who waits for a change; both sides look again.

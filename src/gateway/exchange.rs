@@ -10,8 +10,9 @@ use appserver_handler::abi::{self, Status};
 use bytes::Bytes;
 
 use super::call::{Call, Stage, State, must_not_wait};
+use super::fields::Fields;
 use super::output::Source;
-use super::start_response::{Fault, Head, fields_of, interim};
+use super::start_response::{Fault, Head, interim};
 use crate::handler::call::{Chunks, Exchange, FileRange, Pair, Waking};
 use crate::sys::time;
 
@@ -106,7 +107,7 @@ impl Exchange for Call {
 
     fn deadline(&self) -> u64 {
         let (began, patience) = self.bound;
-        time::monotonic_ns() + time::nanos(patience.saturating_sub(began.elapsed()))
+        time::monotonic_ns().max(began.saturating_add(time::nanos(patience)))
     }
 
     fn state(&self) -> Status {
@@ -223,15 +224,15 @@ impl Exchange for Call {
     }
 
     fn trailers(&self, fields: &mut dyn Iterator<Item = (&[u8], &[u8])>) -> Status {
-        let map = match fields_of(fields) {
-            Ok(map) => map,
+        let map = match Fields::read(fields) {
+            Ok(fields) => fields.to_map(),
             Err(fault) => return self.refuse_fields("the trailers", &fault),
         };
         let mut state = self.lock();
         if matches!(state.stage, Stage::Done | Stage::Failed) {
             return abi::E_STATE;
         }
-        state.trailers = Some(map);
+        state.trailers = Some(Box::new(map));
         abi::OK
     }
 

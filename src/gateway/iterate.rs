@@ -13,6 +13,7 @@ use super::call::{Call, Stage};
 use super::output::Source;
 use super::start_response::Fault;
 use crate::handler::call::Next;
+use crate::sys::time;
 
 impl Call {
     /// Asks the iterator for a chunk, or closes it when nobody wants one any more. Runs handler code.
@@ -45,7 +46,10 @@ impl Call {
                 return;
             }
             drop(state);
+            let began = time::monotonic_ns();
             let next = chunks.next(&waker);
+            // Before anybody hears of the chunk: where the path's next call runs depends on it.
+            self.add_time(time::monotonic_ns().saturating_sub(began));
             let mut state = self.lock();
             let woken = matches!(state.source, Source::Asked { woken: true });
             match next {

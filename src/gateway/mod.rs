@@ -1,7 +1,7 @@
 //! HTTP on one side, the handler ABI on the other.
 //!
 //! `request` is what was asked, `environ` shows it the WSGI way, `input` is its body; `start_response` is the head of the
-//! answer and `output` its body (`iterate` asks for its chunks); `call` puts them together, `answer` is its protocol's side
+//! answer (of `fields`) and `output` its body (`iterate` asks for its chunks); `call` puts them together, `answer` is its protocol's side
 //! and `exchange` shows it as the [`Exchange`](crate::handler::call::Exchange) a handler works with.
 //! Nothing here knows a socket, a process or how a call gets its thread.
 #![forbid(unsafe_code)]
@@ -10,8 +10,10 @@ pub mod answer;
 pub mod call;
 pub mod environ;
 mod exchange;
+pub mod fields;
 pub mod input;
 mod iterate;
+pub mod octets;
 pub mod output;
 pub mod request;
 pub mod start_response;

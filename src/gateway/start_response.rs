@@ -7,8 +7,10 @@
 use std::fmt;
 
 use bytes::Bytes;
-use hyper::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, UPGRADE};
+use hyper::header::HeaderValue;
 use hyper::http::StatusCode;
+
+use super::fields::Fields;
 
 /// What a handler did wrong; it goes to the log, never to the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,25 +29,10 @@ pub struct Head {
     pub status: StatusCode,
     /// The handler's own reason phrase when it is not the usual one.
     pub reason: Option<Bytes>,
-    /// The fields; names are in lower case.
-    pub fields: HeaderMap,
+    /// The fields.
+    pub fields: Fields,
     /// The Content-Length the handler declared.
     pub declared: Option<u64>,
-}
-
-/// Whether a field belongs to the connection and so to the server (RFC 9110 section 7.6.1, PEP 3333 "Other HTTP Features").
-fn is_hop_by_hop(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "connection"
-            | "keep-alive"
-            | "proxy-authenticate"
-            | "proxy-authorization"
-            | "proxy-connection"
-            | "te"
-            | "transfer-encoding"
-            | "upgrade"
-    )
 }
 
 impl Head {
@@ -58,19 +45,15 @@ impl Head {
         let mut head = Head {
             status,
             reason,
-            fields: HeaderMap::with_capacity(4),
+            fields: Fields::take(),
             declared: None,
         };
         for (name, value) in fields {
-            let (name, value) = parse_field(name, value)?;
-            if name == CONTENT_LENGTH {
-                let length = parse_length(&value)?;
+            if head.fields.append(name, value)? == b"content-length" {
+                let length = parse_length(value)?;
                 if head.declared.replace(length).is_some() {
                     return Err(Fault("it set Content-Length twice".into()));
                 }
-            }
-            if head.fields.try_append(name, value).is_err() {
-                return Err(Fault("it set more headers than a response can have".into()));
             }
         }
         Ok(head)
@@ -85,22 +68,21 @@ impl Head {
         let mut others = fields.filter_map(|(name, value)| {
             let own = name.eq_ignore_ascii_case(b"upgrade");
             if own {
-                protocol = Some(HeaderValue::from_bytes(value));
+                protocol = Some(value.to_vec());
             }
             (!own).then_some((name, value))
         });
-        let map = fields_of(&mut others)?;
-        let mut head = Head {
+        let mut fields = Fields::read(&mut others)?;
+        match protocol {
+            Some(protocol) if HeaderValue::from_bytes(&protocol).is_ok() => fields.set("upgrade", &protocol),
+            _ => return Err(Fault("it names no protocol in Upgrade".into())),
+        }
+        Ok(Head {
             status: StatusCode::SWITCHING_PROTOCOLS,
             reason: None,
-            fields: map,
+            fields,
             declared: None,
-        };
-        match protocol {
-            Some(Ok(protocol)) => head.fields.insert(UPGRADE, protocol),
-            _ => return Err(Fault("it names no protocol in Upgrade".into())),
-        };
-        Ok(head)
+        })
     }
 
     /// Whether the status forbids a body (RFC 9110 section 6.4.1).
@@ -137,20 +119,6 @@ fn parse_status(status: &[u8]) -> Result<(StatusCode, Option<Bytes>), Fault> {
     Ok((code, (!usual).then(|| Bytes::copy_from_slice(reason))))
 }
 
-/// Fields without a head: trailers and the like.
-///
-/// # Errors
-/// The handler's fault.
-pub fn fields_of(fields: &mut dyn Iterator<Item = (&[u8], &[u8])>) -> Result<HeaderMap, Fault> {
-    let mut map = HeaderMap::new();
-    for (name, value) in fields {
-        let (name, value) = parse_field(name, value)?;
-        map.try_append(name, value)
-            .map_err(|_| Fault("it set more fields than there may be".into()))?;
-    }
-    Ok(map)
-}
-
 /// An interim response as it is sent (RFC 9110 section 15.2).
 ///
 /// # Errors
@@ -161,43 +129,21 @@ pub fn interim(status: u16, fields: &mut dyn Iterator<Item = (&[u8], &[u8])>) ->
         .and_then(|code| code.canonical_reason())
         .unwrap_or_default();
     let mut head = format!("HTTP/1.1 {status} {reason}\r\n").into_bytes();
-    for (name, value) in &fields_of(fields)? {
-        head.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
-    }
+    head.extend_from_slice(Fields::read(fields)?.text());
     head.extend_from_slice(b"\r\n");
     Ok(Bytes::from(head))
 }
 
-/// One field, checked.
-///
-/// # Errors
-/// The handler's fault.
-fn parse_field(name: &[u8], value: &[u8]) -> Result<(HeaderName, HeaderValue), Fault> {
-    let shown = || String::from_utf8_lossy(name).into_owned();
-    let name =
-        HeaderName::from_bytes(name).map_err(|_| Fault(format!("its header name {:?} is not a token", shown())))?;
-    if is_hop_by_hop(&name) {
-        return Err(Fault(format!(
-            "it set the hop-by-hop header {name}, which belongs to the server"
-        )));
-    }
-    let value = HeaderValue::from_bytes(value).map_err(|_| {
+fn parse_length(value: &[u8]) -> Result<u64, Fault> {
+    let text = std::str::from_utf8(value)
+        .ok()
+        .filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
+    text.and_then(|text| text.parse().ok()).ok_or_else(|| {
         Fault(format!(
-            "the value of its header {name} holds a control character: {:?}",
+            "its Content-Length {:?} is not a number of bytes",
             String::from_utf8_lossy(value)
         ))
-    })?;
-    Ok((name, value))
-}
-
-fn parse_length(value: &HeaderValue) -> Result<u64, Fault> {
-    let digits = value.as_bytes();
-    let text = value
-        .to_str()
-        .ok()
-        .filter(|_| !digits.is_empty() && digits.iter().all(u8::is_ascii_digit));
-    text.and_then(|text| text.parse().ok())
-        .ok_or_else(|| Fault(format!("its Content-Length {value:?} is not a number of bytes")))
+    })
 }
 
 #[cfg(test)]
@@ -257,12 +203,5 @@ mod tests {
             assert!(build("200 OK", &[field]).is_err(), "{field:?}");
         }
         assert!(build("200 OK", &[("Content-Length", "1"), ("content-length", "1")]).is_err());
-    }
-
-    #[test]
-    fn repeated_fields_keep_their_order() {
-        let head = build("200 OK", &[("Set-Cookie", "a"), ("X-Y", "1"), ("set-cookie", "b")]).expect("valid");
-        let cookies: Vec<_> = head.fields.get_all("set-cookie").iter().collect();
-        assert_eq!(cookies, ["a", "b"]);
     }
 }

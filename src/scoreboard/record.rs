@@ -7,7 +7,6 @@
 use super::slot::{CALLS_USED, RECORD_WORDS, RECORDS, Slot};
 use super::text::{text_load, text_store};
 use super::{CALLS, REQUEST_ID, REQUEST_LINE};
-use crate::sys::time;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 const ID_WORDS: usize = REQUEST_ID / 8;
@@ -61,8 +60,8 @@ impl CallMark {
 const LOGGED: u64 = 1 << 63;
 
 impl Slot {
-    /// Records a call; None when [`CALLS`] are in progress already. Both texts are cut to what fits.
-    pub fn call_begin(self, request_id: &[u8], line: &[u8]) -> Option<CallRecord> {
+    /// Records a call that begins at `now` (ns, CLOCK_MONOTONIC); None when [`CALLS`] are in progress already. Both texts are cut to what fits.
+    pub fn call_begin(self, request_id: &[u8], line: &[u8], now: u64) -> Option<CallRecord> {
         let index = self.take_record()?;
         let record = self.record(index);
         let id = &request_id[..request_id.len().min(REQUEST_ID)];
@@ -71,7 +70,7 @@ impl Slot {
         let sequence = record[0].load(Ordering::Relaxed) | 1;
         record[0].store(sequence, Ordering::Relaxed);
         fence(Ordering::Release);
-        record[1].store(time::monotonic_ns(), Ordering::Relaxed);
+        record[1].store(now, Ordering::Relaxed);
         record[2].store((id.len() | line.len() << 32) as u64, Ordering::Relaxed);
         text_store(&record[3..], id);
         text_store(&record[3 + ID_WORDS..], line);
@@ -148,8 +147,8 @@ mod tests {
     #[test]
     fn a_call_is_seen_from_its_begin_to_its_end() {
         let slot = Scoreboard::create().unwrap().claim(1).unwrap();
-        let call = slot.call_begin(b"abc", b"GET /slow HTTP/1.1").unwrap();
-        let long = slot.call_begin(&[b'i'; 100], &[b'l'; 500]).unwrap();
+        let call = slot.call_begin(b"abc", b"GET /slow HTTP/1.1", 1).unwrap();
+        let long = slot.call_begin(&[b'i'; 100], &[b'l'; 500], 2).unwrap();
         let seen = slot.calls();
         assert_eq!(seen[0].line, b"GET /slow HTTP/1.1");
         assert_eq!(seen[0].request_id, b"abc");
@@ -166,7 +165,7 @@ mod tests {
     #[test]
     fn a_record_cut_off_while_it_was_written_is_not_shown() {
         let slot = Scoreboard::create().unwrap().claim(1).unwrap();
-        let call = slot.call_begin(b"abc", b"GET / HTTP/1.1").unwrap();
+        let call = slot.call_begin(b"abc", b"GET / HTTP/1.1", 1).unwrap();
         slot.record(call.index)[0].fetch_add(1, Ordering::Relaxed);
         assert!(slot.calls().is_empty());
     }
@@ -175,10 +174,10 @@ mod tests {
     fn calls_beyond_the_records_go_unrecorded() {
         let slot = Scoreboard::create().unwrap().claim(1).unwrap();
         let mut calls: Vec<_> = (0..CALLS)
-            .map(|_| slot.call_begin(b"", b"GET / HTTP/1.1").unwrap())
+            .map(|_| slot.call_begin(b"", b"GET / HTTP/1.1", 1).unwrap())
             .collect();
-        assert!(slot.call_begin(b"", b"").is_none());
+        assert!(slot.call_begin(b"", b"", 1).is_none());
         calls.remove(10);
-        assert!(slot.call_begin(b"", b"").is_some());
+        assert!(slot.call_begin(b"", b"", 1).is_some());
     }
 }

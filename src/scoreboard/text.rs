@@ -16,8 +16,14 @@ pub fn word_of(bytes: &[u8]) -> u64 {
 
 /// Writes as much of it as the words hold.
 pub fn text_store(words: &[AtomicU64], text: &[u8]) {
-    for (word, bytes) in words.iter().zip(text.chunks(8)) {
-        word.store(word_of(bytes), Ordering::Relaxed);
+    let (whole, rest) = text.as_chunks::<8>();
+    for (word, bytes) in words.iter().zip(whole) {
+        word.store(u64::from_le_bytes(*bytes), Ordering::Relaxed);
+    }
+    if let Some(word) = words.get(whole.len())
+        && !rest.is_empty()
+    {
+        word.store(word_of(rest), Ordering::Relaxed);
     }
 }
 

@@ -300,7 +300,7 @@ mod tests {
         slot.state_set(State::Ready);
         slot.beat();
         slot.counters().requests.store(2, Ordering::Relaxed);
-        let _call = slot.call_begin(b"abc", b"GET /\xff").unwrap();
+        let _call = slot.call_begin(b"abc", b"GET /\xff", 1).unwrap();
         let status = status(board);
         assert_eq!((status.ready, status.totals.requests), (1, 42));
         assert_eq!(status.listeners, ["127.0.0.1:1"]);

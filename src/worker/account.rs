@@ -9,7 +9,6 @@ use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
 use appserver_handler::abi;
 use bytes::Bytes;
@@ -17,11 +16,12 @@ use bytes::Bytes;
 use super::Worker;
 use super::expiry::{self, Asked};
 use crate::access_log::Entry;
-use crate::gateway::Call;
+use crate::gateway::input::Input;
+use crate::gateway::{Call, Request};
 use crate::handover::Passing;
 use crate::protocol::http::ledger::{Ledger, Outcome, Record, first_line};
 use crate::protocol::http::{Gate, Settings};
-use crate::scoreboard::{Counters, Plea, Timeout};
+use crate::scoreboard::{CallRecord, Counters, Plea, Timeout};
 
 impl Gate for Worker {
     fn settings(&self) -> &Settings {
@@ -83,7 +83,7 @@ impl Gate for Worker {
         );
     }
 
-    fn finished(&self, ledger: &Ledger, mut record: Record, now: Instant) {
+    fn finished(&self, ledger: &Ledger, mut record: Record, now: u64) {
         self.set_in_flight(self.in_flight.get() - 1);
         if let Some(call) = &record.call {
             // Its connection may be closed, and its number another's, while its body is still open.
@@ -99,8 +99,13 @@ impl Gate for Worker {
                 add(self.slot.counters().panics, 1);
             }
             mount.learn(call);
-            if call.set_client(abi::STATE_GONE) {
-                mount.advance(call);
+        }
+        if let Some(call) = &mut record.call {
+            match Arc::get_mut(call).and_then(Call::strip) {
+                // Nobody else is left to be told that it is over.
+                Some(fields) => ledger.give_back(fields),
+                None if call.set_client(abi::STATE_GONE) => self.advance(call),
+                None => {}
             }
         }
         if record.outcome == Outcome::Timeout
@@ -116,7 +121,7 @@ impl Gate for Worker {
 
 impl Worker {
     /// Counts an exchange that is over and writes its line.
-    fn count(&self, ledger: &Ledger, record: &Record, now: Instant) {
+    fn count(&self, ledger: &Ledger, record: &Record, now: u64) {
         let duration_us = micros(record.began, now);
         let counters = self.slot.counters();
         answered(counters, record.status, record.bytes, duration_us);
@@ -145,7 +150,7 @@ impl Worker {
     }
 
     /// Begins the record of an exchange; it counts as in flight until it is finished.
-    pub(super) fn open(&self, ledger: &Ledger, began: Instant, refused: Bytes) {
+    pub(super) fn open(&self, ledger: &Ledger, began: u64, refused: Bytes) {
         self.set_in_flight(self.in_flight.get() + 1);
         *ledger.record.borrow_mut() = Some(Record {
             refused,
@@ -153,24 +158,24 @@ impl Worker {
         });
     }
 
-    /// Adds the call to its record, here and on the scoreboard.
-    pub(super) fn keep(&self, ledger: &Ledger, call: &Arc<Call>, start: Instant) {
+    /// Begins a call, and adds it to its record here and on the scoreboard. `start` as in [`Call::new`].
+    pub(super) fn begin(&self, ledger: &Ledger, request: Request, input: Input, start: u64) -> Arc<Call> {
+        // Method and target stand side by side in the head.
+        let line = &request.bytes[request.method.start as usize..request.target.end as usize];
+        let kept = self.slot.call_begin(&request.id.hex(), line, start);
+        let mark = kept.as_ref().map(CallRecord::mark);
+        let call = Call::new(request, input, (start, self.settings.timeouts.request), mark);
         // A FIN may have come with the request, before there was a call to tell.
         if ledger.client() != abi::STATE_HERE {
             call.set_client(ledger.client());
         }
-        let request = &call.request;
-        // Method and target stand side by side in the head.
-        let line = &request.bytes[request.method.start as usize..request.target.end as usize];
         call.wire.name(ledger.number);
         ledger.note(|record| {
             record.queue_us = micros(record.began, start);
-            record.kept = self.slot.call_begin(&request.id.hex(), line);
-            if let Some(kept) = &record.kept {
-                let _ = call.mark.set(kept.mark());
-            }
+            record.kept = kept;
             record.call = Some(call.clone());
         });
+        call
     }
 
     /// Lets connections that wait for their turn start as many calls as there is room for, the longest waiting first.
@@ -190,7 +195,7 @@ impl Worker {
     fn set_in_flight(&self, calls: usize) {
         let most = self.limits.in_flight;
         let before = self.in_flight.replace(calls);
-        // The acceptor has to know of the limit alone, and telling another thread costs more than all the rest here.
+        // The acceptor has to know of the limit alone: waking it costs more than all the rest here.
         if (before < most) != (calls < most) {
             self.load.set_calls_full(calls >= most);
         }
@@ -261,7 +266,7 @@ pub(super) fn add(counter: &AtomicU64, amount: u64) {
     counter.store(counter.load(Ordering::Relaxed) + amount, Ordering::Relaxed);
 }
 
-/// Microseconds from one moment to a later one.
-pub(super) fn micros(from: Instant, to: Instant) -> u64 {
-    u64::try_from(to.saturating_duration_since(from).as_micros()).unwrap_or(u64::MAX)
+/// Microseconds from one moment (ns) to a later one.
+pub(super) fn micros(from: u64, to: u64) -> u64 {
+    to.saturating_sub(from) / 1000
 }

@@ -9,11 +9,8 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
 
 use bytes::Bytes;
-use hyper::Response;
-use hyper::body::{Body as _, Incoming as HyperBody};
 use tokio::time::{Sleep, sleep};
 
 use super::Worker;
@@ -22,59 +19,54 @@ use super::stuck::LATE;
 use crate::gateway::input::Input;
 use crate::gateway::request::{self, Id, Request, Span};
 use crate::gateway::{Answer, Body, Call};
-use crate::protocol::http::body::ResponseBody;
-use crate::protocol::http::connection::ASLEEP;
 use crate::protocol::http::head::Head;
 use crate::protocol::http::ledger::{Incoming, Ledger, Outcome};
 use crate::protocol::http::refusal::Refusal;
+use crate::protocol::http::reply::Reply;
 use crate::protocol::http::target::Form;
-use crate::protocol::http::upload::{self, Early};
+use crate::protocol::http::timer::ASLEEP;
+use crate::protocol::http::upload::{self, Early, Upload};
 use crate::protocol::http::{Gate, Service, answer};
 use crate::scoreboard::Timeout;
+use crate::sys::time;
 
 /// What a client is told whose call outlasts the drain.
 const LEAVING: &str = "The server could not wait any longer for the handler: it is being restarted or stopped.\n";
 
 impl Service for Worker {
-    async fn serve(self: Rc<Self>, ledger: Rc<Ledger>, body: HyperBody) -> Response<ResponseBody> {
+    async fn serve(self: Rc<Self>, ledger: Rc<Ledger>, body: Upload) -> Reply {
         let gate: Rc<dyn Gate> = self.clone();
-        let began = Instant::now();
+        let began = time::monotonic_ns();
         ledger.answered.set(false);
-        let incoming = ledger.incoming.borrow_mut().take();
-        let (bytes, head) = match incoming {
-            Some(Incoming::Accepted(bytes, head)) => (bytes, head),
-            Some(Incoming::Refused(refusal, seen)) => {
-                self.open(&ledger, began, seen);
-                return answer::refused(&refusal, &gate, &ledger);
-            }
-            None => unreachable!("the guard leaves a request for every head it gives hyper"),
+        let request = match self.take(&ledger, began) {
+            Ok(request) => request,
+            Err(refusal) => return answer::refused(&refusal, &gate, &ledger),
         };
-        self.open(&ledger, began, Bytes::new());
-        let expects = head.expect_continue;
-        let request = self.locate(bytes, head, &ledger);
-        // A body that is short is read before the handler is called, a long one while it runs; one that the client holds
-        // back (Expect) when the handler first asks for it.
-        let waited = !body.is_end_stream() && !expects;
-        let (input, trailers, rest) = if body.is_end_stream() {
-            (Input::whole(Bytes::new()), None, None)
-        } else if expects {
-            (Input::default(), None, Some(body))
-        } else {
-            // Should the client break off or the server stop meanwhile, the log knows what was asked.
-            ledger.note(|record| record.refused = request.bytes.clone());
-            match upload::read_early(body, self.settings.body_buffer, &ledger).await {
-                Ok(Early::Whole(bytes, trailers)) => (Input::whole(bytes), trailers, None),
-                Ok(Early::Partial(bytes, more)) => (Input::begun(bytes), None, Some(more)),
-                Err(refusal) => return answer::refused(&refusal, &gate, &ledger),
+        let (call, rest, start) = match body {
+            Upload::Whole(bytes) => (self.begin(&ledger, request, Input::whole(bytes), began), None, began),
+            // One that the client holds back is read when the handler first asks for it.
+            Upload::Coming(body) if ledger.head.borrow().expect_continue => {
+                let call = self.begin(&ledger, request, Input::default(), began);
+                (call, Some(body), began)
+            }
+            // One that is short is read before the handler is called, a long one while it runs.
+            Upload::Coming(body) => {
+                // Should the client break off or the server stop meanwhile, the log knows what was asked.
+                ledger.note(|record| record.refused = request.bytes.clone());
+                let (input, trailers, rest) = match upload::read_early(body, self.settings.body_buffer, &ledger).await {
+                    Ok(Early::Whole(bytes, trailers)) => (Input::whole(bytes), trailers, None),
+                    Ok(Early::Partial(bytes, more)) => (Input::begun(bytes), None, Some(more)),
+                    Err(refusal) => return answer::refused(&refusal, &gate, &ledger),
+                };
+                let start = time::monotonic_ns();
+                let call = self.begin(&ledger, request, input, start);
+                if trailers.is_some() {
+                    call.finish_input(Ok(trailers));
+                }
+                (call, rest, start)
             }
         };
         let here = rest.is_none();
-        let start = if waited { Instant::now() } else { began };
-        let call = Call::new(request, input, (start, self.settings.timeouts.request));
-        if trailers.is_some() {
-            call.finish_input(Ok(trailers));
-        }
-        self.keep(&ledger, &call, start);
         let path = call.request.part(call.request.path);
         if path.contains(&b'%') && path.windows(3).any(|escape| escape == b"%00") {
             return answer::refused(&Refusal::NUL_IN_PATH, &gate, &ledger);
@@ -90,7 +82,7 @@ impl Service for Worker {
             return cede(&call, &ledger).await;
         }
         let answer = self.wait(&call, &ledger).await;
-        let ended = ended.unwrap_or_else(Instant::now);
+        let ended = ended.unwrap_or_else(time::monotonic_ns);
         ledger.note(|record| record.handler_us = micros(start, ended));
         match answer {
             Ok(_) if call.is_settled() => cede(&call, &ledger).await,
@@ -119,7 +111,7 @@ impl Service for Worker {
 }
 
 /// The watchdog has answered: what is left of the connection is to be closed, and nothing said on it.
-async fn cede(call: &Call, ledger: &Ledger) -> Response<ResponseBody> {
+async fn cede(call: &Call, ledger: &Ledger) -> Reply {
     ledger.note(|record| {
         (record.status, record.bytes) = call.told();
         record.outcome = Outcome::Timeout;
@@ -184,8 +176,26 @@ impl Worker {
         }
     }
 
+    /// The request that the guard has left in the ledger; its record begins.
+    ///
+    /// # Errors
+    /// The guard has refused it.
+    fn take(&self, ledger: &Ledger, began: u64) -> Result<Request, Refusal> {
+        match ledger.incoming.borrow_mut().take() {
+            Some(Incoming::Accepted(bytes)) => {
+                self.open(ledger, began, Bytes::new());
+                Ok(self.locate(bytes, &mut ledger.head.borrow_mut(), ledger))
+            }
+            Some(Incoming::Refused(refusal, seen)) => {
+                self.open(ledger, began, seen);
+                Err(refusal)
+            }
+            None => unreachable!("the guard leaves a request in the ledger before it is served"),
+        }
+    }
+
     /// The request with its mount: the longest prefix its path lies under. Beyond the last mount when there is none.
-    fn locate(&self, bytes: Bytes, head: Head, ledger: &Ledger) -> Request {
+    fn locate(&self, bytes: Bytes, head: &mut Head, ledger: &Ledger) -> Request {
         let whole = head.path_and_query();
         let (path, query) = split(whole, &bytes);
         let authority = match head.form {
@@ -205,7 +215,7 @@ impl Worker {
             path,
             query,
             authority,
-            fields: head.fields,
+            fields: std::mem::take(&mut head.fields),
             version: head.version,
             upgrade: head.upgrade,
             peer: ledger.peer.clone(),

@@ -97,6 +97,36 @@ impl ResponseBody {
         !matches!(self.kind, Kind::Stream(_))
     }
 
+    /// The next bytes of a whole body, those that stand for a file among them (see [`phantom`]); none at its end.
+    pub fn take(&mut self) -> Bytes {
+        let bytes = match &mut self.kind {
+            Kind::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                self.kind = Kind::Empty;
+                bytes
+            }
+            Kind::File { left } => {
+                let piece = phantom::bytes(*left);
+                *left -= piece.len() as u64;
+                piece
+            }
+            Kind::Empty | Kind::Stream(_) => Bytes::new(),
+        };
+        if !bytes.is_empty() {
+            self.ledger.note(|record| record.bytes += bytes.len() as u64);
+        }
+        bytes
+    }
+
+    /// How many bytes a whole body has; None when it has none.
+    pub fn length(&self) -> Option<u64> {
+        match &self.kind {
+            Kind::Full(bytes) => Some(bytes.len() as u64),
+            Kind::File { left } => Some(*left),
+            Kind::Empty | Kind::Stream(_) => None,
+        }
+    }
+
     /// What the call's output brings; of a declared length, or open-ended.
     pub fn stream(call: Arc<Call>, declared: Option<u64>, gate: Rc<dyn Gate>, ledger: Rc<Ledger>) -> Self {
         let stream = Stream {

@@ -18,6 +18,15 @@ const LINGER: Duration = Duration::from_secs(5);
 pub(super) const LINGER_AT_STOP: Duration = Duration::from_secs(1);
 
 impl Guard {
+    /// Whether nothing has come behind what the client itself called its last request. What else it might send breaks its word (RFC 9112
+    /// section 9.6), and is not waited for: most connections that serve one request end so.
+    fn is_silent(&mut self, cx: &mut Context<'_>) -> bool {
+        self.buf.reserve(CHUNK / 4);
+        let more = self.socket.poll_read(cx, &mut self.buf);
+        self.unread = matches!(more, Poll::Ready(Ok(1..)));
+        !self.unread
+    }
+
     /// Ends the connection so that the last answer is not lost: our FIN, then the client's, then close. A reset sent
     /// because unread bytes are left would take the answer with it (RFC 9112 section 9.6).
     pub fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -32,8 +41,7 @@ impl Guard {
         if !self.shut {
             self.shut = true;
             self.unread = unread;
-            // Only a client that has ended its side can send nothing more; one that asked for the close can, by mistake.
-            if self.ended {
+            if self.ended || self.last && !unread && self.is_silent(cx) {
                 if self.ledger.shared.get() {
                     self.socket.shut_writing();
                 }

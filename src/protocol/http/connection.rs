@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::convert::Infallible;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
@@ -16,29 +16,37 @@ use std::time::Duration;
 use appserver_handler::abi;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::http1;
-use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tokio::time::sleep;
 
+use super::direct::Turn;
 use super::guard::Guard;
 use super::leaving::Leave;
 use super::ledger::{Ledger, Outcome};
+use super::reply::Reply;
 use super::socket::Socket;
-use super::{Gate, Service, tunnel};
+use super::timer::Timer;
+use super::upload::Upload;
+use super::{Gate, Service, direct, tunnel};
 use crate::handover::Passing;
+use crate::sys::time;
 
 /// Between two tries to hand a connection over.
 const RETRY: Duration = Duration::from_millis(5);
-/// A deadline that is noticed so late was not watched: this process was stopped, or its machine. Whoever is waited for could
-/// not show that they were in time, and gets as much again.
-pub const ASLEEP: Duration = Duration::from_millis(100);
 
 /// Serves a connection to its end, or until it is another worker's.
 pub async fn serve<S: Service>(socket: Socket, passing: Passing, ledger: Rc<Ledger>, service: Rc<S>) {
     let gate: Rc<dyn Gate> = service.clone();
     let guard = Guard::new(socket, passing, ledger.clone(), gate.clone());
     let guard = Rc::new(RefCell::new(guard));
-    let mut timer = pin!(sleep_until(Instant::now()));
+    let mut timer = Timer::default();
     loop {
-        converse(&guard, &ledger, service.clone(), timer.as_mut()).await;
+        // hyper has the requests whose body or answer streams, one at a time.
+        if let Turn::Hyper(answer) = direct::converse(&guard, &ledger, &service, &mut timer).await {
+            converse(&guard, &ledger, service.clone(), answer, &mut timer).await;
+            if guard.borrow().settled {
+                continue;
+            }
+        }
         let leave = guard.borrow().leave;
         match leave {
             None => break,
@@ -53,29 +61,18 @@ pub async fn serve<S: Service>(socket: Socket, passing: Passing, ledger: Rc<Ledg
     guard.borrow_mut().set_idle(false);
     let upgrade = ledger.upgrade.borrow_mut().take();
     if let Some((head, call)) = upgrade {
-        let (sent, finished) = tunnel::run(&guard, &ledger, &*gate, head, &call, timer.as_mut()).await;
+        let (sent, finished) = tunnel::run(&guard, &ledger, &*gate, head, &call, &mut timer).await;
         let record = ledger.record.borrow_mut().take();
         if let Some(mut record) = record {
             record.bytes = sent;
             record.outcome = if finished { Outcome::Ok } else { Outcome::Aborted };
-            gate.finished(&ledger, record, std::time::Instant::now());
+            gate.finished(&ledger, record, time::monotonic_ns());
         }
     }
     abandon(&ledger, &*gate);
     ledger.expired.set(None);
     ledger.deadline.set(None);
-    poll_fn(|cx| {
-        ledger.attend(cx);
-        loop {
-            if guard.borrow_mut().poll_close(cx).is_ready() {
-                return Poll::Ready(());
-            }
-            if !poll_deadline(&ledger, timer.as_mut(), cx) {
-                return Poll::Pending;
-            }
-        }
-    })
-    .await;
+    poll_fn(|cx| timer.poll_bounded(&ledger, cx, |cx| guard.borrow_mut().poll_close(cx))).await;
 }
 
 /// Gives the connection to whoever takes it; false when it has to be ended here.
@@ -95,69 +92,42 @@ async fn hand_over(guard: &Rc<RefCell<Guard>>, ledger: &Ledger, gate: &dyn Gate)
     false
 }
 
-/// HTTP, until either side ends it or it is turned over to a raw stream.
+/// One request by hyper, until its answer has left, either side ends it, or it is turned over to a raw stream. `answer` is there already
+/// where only its body streams.
 async fn converse<S: Service>(
     guard: &Rc<RefCell<Guard>>,
     ledger: &Rc<Ledger>,
     service: Rc<S>,
-    mut timer: Pin<&mut Sleep>,
+    answer: Option<Reply>,
+    timer: &mut Timer,
 ) {
+    let answer = RefCell::new(answer);
     let front = hyper::service::service_fn(|request: hyper::Request<hyper::body::Incoming>| {
-        let (service, ledger) = (service.clone(), ledger.clone());
-        async move { Ok::<_, Infallible>(service.serve(ledger, request.into_body()).await) }
+        let (service, ledger, answer) = (service.clone(), ledger.clone(), answer.take());
+        async move {
+            let answer = match answer {
+                Some(answer) => answer,
+                None => service.serve(ledger, Upload::Coming(request.into_body())).await,
+            };
+            Ok::<_, Infallible>(answer.into_response())
+        }
     });
     let mut builder = http1::Builder::new();
     builder.header_read_timeout(None);
     let mut http = pin!(builder.serve_connection(Handle(guard.clone()), front));
-    poll_fn(|cx| {
-        ledger.attend(cx);
-        loop {
-            if let Poll::Ready(outcome) = http.as_mut().poll(cx) {
-                if let Err(error) = outcome {
-                    tracing::debug!(remote = ledger.peer.remote_addr, "connection ended: {error}");
-                }
-                return Poll::Ready(());
+    let mut poll = |cx: &mut Context<'_>| {
+        if let Poll::Ready(outcome) = http.as_mut().poll(cx) {
+            if let Err(error) = outcome {
+                tracing::debug!(remote = ledger.peer.remote_addr, "connection ended: {error}");
             }
-            if ledger.upgrade.borrow().is_some() || ledger.over.get() {
-                return Poll::Ready(());
-            }
-            if !poll_deadline(ledger, timer.as_mut(), cx) {
-                return Poll::Pending;
-            }
+            return Poll::Ready(());
         }
-    })
-    .await;
-}
-
-/// Arms the timer for the deadline in force; true when that has passed, and `expired` says whose it was.
-///
-/// The timer is never moved to a later time: it fires early and is armed anew then, so that a request costs no timer.
-pub(super) fn poll_deadline(ledger: &Ledger, mut timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> bool {
-    loop {
-        let Some((at, _)) = ledger.deadline.get() else {
-            return false;
-        };
-        let at = Instant::from_std(at);
-        if timer.is_elapsed() || timer.deadline() > at {
-            timer.as_mut().reset(at);
+        if guard.borrow().settled || ledger.upgrade.borrow().is_some() || ledger.over.get() {
+            return Poll::Ready(());
         }
-        if timer.as_mut().poll(cx).is_pending() {
-            return false;
-        }
-        if let Some((due, phase)) = ledger.deadline.get()
-            && let Some(late) = std::time::Instant::now().checked_duration_since(due)
-        {
-            // Once: a thread that is always late must not wait for ever.
-            if late >= ASLEEP && ledger.extra.get() != Some(due) {
-                ledger.bound(phase, ASLEEP);
-                ledger.extra.set(ledger.deadline.get().map(|(due, _)| due));
-                continue;
-            }
-            ledger.deadline.set(None);
-            ledger.expired.set(Some(phase));
-            return true;
-        }
-    }
+        Poll::Pending
+    };
+    poll_fn(|cx| timer.poll_bounded(ledger, cx, &mut poll)).await;
 }
 
 /// Accounts for an exchange that the connection did not live to finish.
@@ -168,7 +138,7 @@ pub fn abandon(ledger: &Ledger, gate: &dyn Gate) {
         if record.outcome == Outcome::Ok {
             record.outcome = Outcome::Aborted;
         }
-        gate.finished(ledger, record, std::time::Instant::now());
+        gate.finished(ledger, record, time::monotonic_ns());
     }
 }
 
@@ -204,36 +174,5 @@ impl Write for Handle {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut *self.0.borrow_mut()).poll_shutdown(cx)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Instant as Moment;
-
-    use tokio::runtime::Builder;
-
-    use super::super::ledger::Phase;
-    use super::*;
-
-    #[test]
-    fn a_deadline_that_nobody_watched_is_put_off_once() {
-        let runtime = Builder::new_current_thread().enable_time().build().unwrap();
-        runtime.block_on(async {
-            let ledger = Ledger::default();
-            let passed = async || {
-                let mut timer = pin!(sleep_until(Instant::now()));
-                poll_fn(|cx| Poll::Ready(poll_deadline(&ledger, timer.as_mut(), cx))).await
-            };
-            let past = Moment::now() - ASLEEP * 2;
-            ledger.deadline.set(Some((past, Phase::Write)));
-            assert!(!passed().await);
-            assert!(ledger.deadline.get().is_some_and(|(due, _)| due > past));
-            // The extra time was slept through as well.
-            ledger.deadline.set(Some((past, Phase::Write)));
-            ledger.extra.set(Some(past));
-            assert!(passed().await);
-            assert_eq!(ledger.expired.get(), Some(Phase::Write));
-        });
     }
 }

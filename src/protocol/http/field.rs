@@ -6,8 +6,8 @@
 
 #![forbid(unsafe_code)]
 
-use super::octets;
 use super::refusal::Refusal;
+use crate::gateway::octets;
 
 pub use crate::gateway::request::{Field, Span};
 
@@ -24,7 +24,7 @@ pub(super) enum Line {
 
 /// Reads the line that begins at `at`. What it says depends only on the bytes up to the one it decides on, so that
 /// the way a client splits its bytes makes no difference.
-#[inline]
+#[inline(always)]
 pub(super) fn line(buf: &[u8], at: usize) -> Result<Line, Refusal> {
     let rest = &buf[at..];
     let name = octets::run(octets::TOKEN, rest);

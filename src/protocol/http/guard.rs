@@ -1,27 +1,28 @@
 //! The only reader of a client's socket: it decides what is a request, and hyper sees nothing else.
 //!
-//! Takes bytes from the socket; gives hyper, for each head it accepted, a head of our own with the same method, version and framing,
-//! and then the body's bytes once their framing was followed. One request at a time: the next head is looked at when the answer
-//! before it has left. What cannot be accepted becomes a request of ours too, and the service answers it with the refusal.
-//! What leaves is in `outlet.rs`, how it ends in `closing.rs` or goes on elsewhere in `leaving.rs`; it knows nothing of handlers.
+//! Takes bytes from the socket; gives the connection one request at a time: the next head is looked at when the answer before it has left.
+//! Where hyper is to stream a body in or out, it gives hyper a head of our own with the same method, version and framing, and then
+//! the body's bytes once their framing was followed. What cannot be accepted becomes a request too, and the service answers it with
+//! the refusal.
+//! What hyper reads of it is in `inlet.rs`, what leaves in `outlet.rs`, how it ends in `closing.rs` or goes on elsewhere in `leaving.rs`; it knows nothing of handlers.
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use appserver_handler::abi;
 use bytes::{Buf, Bytes, BytesMut};
-use hyper::rt::{Read, ReadBufCursor};
+use tokio::task::coop::has_budget_remaining;
 
 use super::closing::LINGER_AT_STOP;
 use super::framing::{Follower, Framing};
-use super::head::{Head, Limits, Progress};
+use super::head::{Limits, Progress, Version};
 use super::leaving::Leave;
-use super::ledger::{Incoming, Ledger, Phase, is_head};
+use super::ledger::{FIELDS, Incoming, Ledger, Phase, is_head};
 use super::refusal::Refusal;
-use super::shown::canonical;
+use super::reply::Asked;
+use super::shown::takes_trailers;
 use super::socket::Socket;
 use super::{Gate, Settings};
 use crate::handover::Passing;
@@ -29,10 +30,6 @@ use crate::scoreboard::Timeout;
 
 /// Bytes read at once; also what a pipelining client may send ahead.
 const CHUNK: usize = 16 * 1024;
-/// Read at once while a body streams.
-const BODY_CHUNK: usize = 64 * 1024;
-/// Fields there is room for before the list has to grow.
-const FIELDS: usize = 12;
 
 /// What the guard reads next.
 pub(super) enum Stage {
@@ -42,13 +39,28 @@ pub(super) enum Stage {
     Refused,
 }
 
+/// What comes next on a connection.
+pub(super) enum Next {
+    /// A request that stands in the ledger, with its whole body: mostly none.
+    Whole(Bytes),
+    /// A request whose body has still to come: hyper's, which will be shown its head.
+    Streams,
+    /// Nothing more: the client has ended, or the connection leaves.
+    Nothing,
+}
+
 /// See the module.
 pub struct Guard {
     pub(super) socket: Socket,
     pub(super) ledger: Rc<Ledger>,
     pub(super) gate: Rc<dyn Gate>,
     pub(super) buf: BytesMut,
-    head: Head,
+    /// What the request under way asks of the form of its answer.
+    pub(super) asked: Asked,
+    /// Of the head that hyper is shown, what it has not read yet.
+    pub(super) shown: Bytes,
+    /// The last answer has left, and nothing of its request is still to be read.
+    pub(super) settled: bool,
     pub(super) stage: Stage,
     /// The client has sent its FIN.
     pub(super) ended: bool,
@@ -80,7 +92,13 @@ impl Guard {
             ledger,
             gate,
             buf: BytesMut::from(&passing.ahead[..]),
-            head: Head::default(),
+            asked: Asked {
+                to_head: false,
+                old: false,
+                keep_alive: true,
+            },
+            shown: Bytes::new(),
+            settled: false,
             stage: Stage::Head,
             ended: false,
             fresh: passing.fresh,
@@ -98,7 +116,7 @@ impl Guard {
     }
 
     /// While an exchange is under way: notice a client that leaves, keep what it sends ahead.
-    fn watch(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(super) fn watch(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.ended && self.buf.len() < CHUNK {
             self.buf.reserve(CHUNK / 4);
             match ready!(self.socket.poll_read(cx, &mut self.buf)) {
@@ -113,18 +131,21 @@ impl Guard {
         Poll::Pending
     }
 
+    /// Whether the connection serves no other request after this one.
+    pub(super) fn is_last(&self) -> bool {
+        self.last || self.ledger.closing.get()
+    }
+
     /// The client's FIN. It alone is no goodbye: the client may have shut its writing side and still read.
     fn end(&mut self) {
         self.ended = true;
         self.ledger.set_client(abi::STATE_HALF_CLOSED);
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>, cursor: &mut ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        if self.ledger.is_busy() || !self.ledger.interim.borrow().is_empty() {
-            return self.watch(cx);
-        }
-        if self.leaves() {
-            return Poll::Ready(Ok(()));
+    /// Waits for the next request.
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Next>> {
+        if !matches!(self.stage, Stage::Head) || self.leaves() {
+            return Poll::Ready(Ok(Next::Nothing));
         }
         loop {
             if !self.buf.is_empty() {
@@ -135,22 +156,26 @@ impl Guard {
                     return Poll::Pending;
                 }
                 let limits: Limits = self.settings().limits;
-                match self.head.parse(&self.buf, &limits) {
-                    Ok(Progress::Complete) => {
-                        self.accept(&limits, cursor);
-                        return Poll::Ready(Ok(()));
+                let parsed = {
+                    let mut head = self.ledger.head.borrow_mut();
+                    if head.fields.capacity() == 0 {
+                        head.fields.reserve(FIELDS);
                     }
+                    head.parse(&self.buf, &limits)
+                };
+                match parsed {
+                    Ok(Progress::Complete) => return Poll::Ready(Ok(self.accept(&limits))),
                     Ok(Progress::Partial) => {}
-                    Err(refusal) => return self.refuse(refusal, cursor),
+                    Err(refusal) => return self.refuse(refusal),
                 }
                 if self.ended {
-                    return self.refuse(Refusal::HEAD_TRUNCATED, cursor);
+                    return self.refuse(Refusal::HEAD_TRUNCATED);
                 }
                 if self.ledger.bounding() != Some(Phase::Head) {
                     self.ledger.bound(Phase::Head, self.settings().timeouts.header);
                 }
             } else if self.ended {
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(Ok(Next::Nothing));
             }
             if self.buf.capacity() - self.buf.len() < CHUNK / 4 {
                 self.buf.reserve(CHUNK / 2);
@@ -165,19 +190,21 @@ impl Guard {
                     self.set_idle(false);
                     return Poll::Ready(Err(error));
                 }
-                Poll::Pending => return self.wait_for_head(cursor),
+                // The task has had its turn, and what has come is not known; it is polled again.
+                Poll::Pending if !has_budget_remaining() => return Poll::Pending,
+                Poll::Pending => return self.wait_for_head(),
             }
         }
     }
 
     /// Nothing has come: time may be over, or the server about to stop. Only now, for what lies in the socket came in time.
-    fn wait_for_head(&mut self, cursor: &mut ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+    fn wait_for_head(&mut self) -> Poll<io::Result<Next>> {
         let expired = self.ledger.expired.take();
         let over = matches!(expired, Some(Phase::Idle | Phase::Head));
         if !self.buf.is_empty() {
             return if over {
                 self.gate.expired(&self.ledger, Timeout::Header);
-                self.refuse(Refusal::HEAD_TIMEOUT, cursor)
+                self.refuse(Refusal::HEAD_TIMEOUT)
             } else {
                 Poll::Pending
             };
@@ -205,103 +232,65 @@ impl Guard {
             // Nothing was begun, so nothing is owed; but the client may be sending just now.
             self.set_idle(false);
             self.ledger.closing.set(true);
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(Ok(Next::Nothing));
         }
         self.set_idle(true);
         Poll::Pending
     }
 
-    /// Hands a whole head over: its bytes to the service, a head of ours to hyper.
-    fn accept(&mut self, limits: &Limits, cursor: &mut ReadBufCursor<'_>) {
-        let head = std::mem::take(&mut self.head);
-        self.head.fields.reserve(FIELDS);
+    /// Hands a whole head over, and its body if that has come with it.
+    fn accept(&mut self, limits: &Limits) -> Next {
+        let ledger = self.ledger.clone();
+        let head = ledger.head.borrow();
         // A copy of its own size: a split would tie up the buffer, and cost more, for as long as the call lives.
         let bytes = Bytes::copy_from_slice(&self.buf[..head.len]);
         self.buf.advance(head.len);
         self.fresh = false;
+        self.settled = false;
         self.last = !head.keep_alive;
-        self.stage = match head.framing {
-            Framing::None | Framing::Length(0) => Stage::Head,
-            framing => Stage::Body(Follower::new(framing, limits)),
+        self.asked = Asked {
+            to_head: head.method.of(&bytes) == b"HEAD",
+            old: head.version == Version::Http10,
+            keep_alive: head.keep_alive,
         };
-        self.ledger.body_open.set(matches!(self.stage, Stage::Body(_)));
         self.ledger.deadline.set(None);
         self.ledger.expired.set(None);
-        canonical(&head, &bytes, cursor);
-        *self.ledger.incoming.borrow_mut() = Some(Incoming::Accepted(bytes, head));
+        let next = match head.framing {
+            Framing::None | Framing::Length(0) => Next::Whole(Bytes::new()),
+            Framing::Length(length)
+                if length <= self.buf.len() as u64
+                    && length <= self.settings().body_buffer as u64
+                    && !head.expect_continue =>
+            {
+                let body = Bytes::copy_from_slice(&self.buf[..length as usize]);
+                self.buf.advance(length as usize);
+                Next::Whole(body)
+            }
+            framing => {
+                self.stage = Stage::Body(Follower::new(framing, limits));
+                self.show(framing, head.expect_continue, takes_trailers(&head.fields, &bytes));
+                Next::Streams
+            }
+        };
+        self.ledger.body_open.set(matches!(self.stage, Stage::Body(_)));
+        *self.ledger.incoming.borrow_mut() = Some(Incoming::Accepted(bytes));
+        next
     }
 
-    /// Hands a refusal over; to hyper it looks like a request that asks for the last answer.
-    fn refuse(&mut self, refusal: Refusal, cursor: &mut ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+    /// Hands a refusal over; it is the connection's last request.
+    fn refuse(&mut self, refusal: Refusal) -> Poll<io::Result<Next>> {
         let seen = self.buf.split().freeze();
         self.stage = Stage::Refused;
         self.ledger.deadline.set(None);
         self.ledger.closing.set(true);
-        // An answer to HEAD has no body, a refusal neither (RFC 9110 section 9.3.2).
-        let method: &[u8] = if is_head(&seen) { b"HEAD" } else { b"GET" };
-        *self.ledger.incoming.borrow_mut() = Some(Incoming::Refused(refusal, seen));
-        cursor.put_slice(method);
-        cursor.put_slice(b" / HTTP/1.1\r\nConnection: close\r\n\r\n");
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_body(&mut self, cx: &mut Context<'_>, cursor: &mut ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        let Stage::Body(follower) = &mut self.stage else {
-            return Poll::Pending;
+        self.asked = Asked {
+            // An answer to HEAD has no body, a refusal neither (RFC 9110 section 9.3.2).
+            to_head: is_head(&seen),
+            old: false,
+            keep_alive: false,
         };
-        while self.buf.is_empty() {
-            let fault = match self.ledger.expired.take() {
-                Some(Phase::Body) => {
-                    self.gate.expired(&self.ledger, Timeout::Body);
-                    Some(Refusal::BODY_TIMEOUT)
-                }
-                _ if self.ended => Some(Refusal::BODY_TRUNCATED),
-                _ => None,
-            };
-            if let Some(fault) = fault {
-                self.ledger.body_fault.set(Some(fault));
-                self.ledger.closing.set(true);
-                self.stage = Stage::Refused;
-                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
-            }
-            self.buf.reserve(BODY_CHUNK);
-            match self.socket.poll_read(cx, &mut self.buf) {
-                Poll::Ready(Ok(0)) => {
-                    self.ended = true;
-                    self.ledger.set_client(abi::STATE_HALF_CLOSED);
-                }
-                Poll::Ready(Ok(_)) => self.ledger.deadline.set(None),
-                Poll::Ready(Err(error)) => {
-                    self.ledger.set_client(abi::STATE_GONE);
-                    return Poll::Ready(Err(error));
-                }
-                Poll::Pending => {
-                    if self.ledger.bounding() != Some(Phase::Body) {
-                        self.ledger.bound(Phase::Body, self.gate.settings().timeouts.body);
-                    }
-                    return Poll::Pending;
-                }
-            }
-        }
-        let most = self.buf.len().min(cursor.remaining());
-        match follower.follow(&self.buf[..most]) {
-            Ok(used) => {
-                cursor.put_slice(&self.buf[..used]);
-                self.buf.advance(used);
-                if follower.done() {
-                    self.ledger.body_open.set(false);
-                    self.stage = Stage::Head;
-                    self.ledger.deadline.set(None);
-                }
-                Poll::Ready(Ok(()))
-            }
-            Err(refusal) => {
-                self.ledger.body_fault.set(Some(refusal));
-                self.ledger.closing.set(true);
-                self.stage = Stage::Refused;
-                Poll::Ready(Err(io::ErrorKind::InvalidData.into()))
-            }
-        }
+        *self.ledger.incoming.borrow_mut() = Some(Incoming::Refused(refusal, seen));
+        Poll::Ready(Ok(Next::Whole(Bytes::new())))
     }
 
     /// Bytes that came behind the last request, for the raw stream after an upgrade.
@@ -312,16 +301,5 @@ impl Guard {
     /// The socket, for the raw stream after an upgrade.
     pub fn socket(&mut self) -> &mut Socket {
         &mut self.socket
-    }
-}
-
-impl Read for Guard {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut cursor: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        let guard = self.get_mut();
-        match guard.stage {
-            Stage::Head => guard.poll_head(cx, &mut cursor),
-            Stage::Body(_) => guard.poll_body(cx, &mut cursor),
-            Stage::Refused => Poll::Pending,
-        }
     }
 }

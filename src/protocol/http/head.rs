@@ -9,9 +9,9 @@
 use super::facts::Facts;
 use super::field::{self, Field, Line, Span};
 use super::framing::Framing;
-use super::octets;
 use super::refusal::Refusal;
 use super::target::{self, Form};
+use crate::gateway::octets;
 
 /// The longest method that is looked at; the longest one registered with IANA has 17 letters.
 const METHOD_MAX: usize = 32;

@@ -9,22 +9,27 @@ use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::task::{Context, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use appserver_handler::abi;
 use bytes::Bytes;
 
+use super::field::Field;
 use super::head::Head;
 use super::refusal::Refusal;
 use crate::gateway::Call;
 use crate::gateway::request::Peer;
 use crate::handler::call::FileRange;
 use crate::scoreboard::CallRecord;
+use crate::sys::time;
+
+/// Fields of a head there is room for before the list has to grow; a list with more room is not kept.
+pub const FIELDS: usize = 12;
 
 /// A request as the guard hands it over, beside what hyper sees of it.
 pub enum Incoming {
-    /// A whole, valid head: its bytes and its parts.
-    Accepted(Bytes, Head),
+    /// A whole, valid head: its bytes. Its parts stand in [`Ledger::head`].
+    Accepted(Bytes),
     /// What could not be accepted, and its first bytes for the log.
     Refused(Refusal, Bytes),
 }
@@ -87,8 +92,8 @@ pub struct Record {
     pub status: u16,
     /// Bytes of the body that went to the client's connection.
     pub bytes: u64,
-    /// When the head was whole.
-    pub began: Instant,
+    /// When the head was whole (ns, CLOCK_MONOTONIC).
+    pub began: u64,
     /// Microseconds from the head to the handler's start.
     pub queue_us: u64,
     /// Microseconds the handler took for its head.
@@ -99,7 +104,7 @@ pub struct Record {
 
 impl Record {
     /// For an exchange that begins now.
-    pub fn new(began: Instant) -> Self {
+    pub fn new(began: u64) -> Self {
         Self {
             call: None,
             kept: None,
@@ -139,6 +144,8 @@ pub struct Ledger {
     pub over: Cell<bool>,
     /// It could not be handed over, and is ended as at a stop.
     pub stays: Cell<bool>,
+    /// The head that the guard reads, and then the parts of what it accepted.
+    pub head: RefCell<Head>,
     /// What the guard accepted or refused and the service has not taken yet.
     pub incoming: RefCell<Option<Incoming>>,
     /// The exchange under way.
@@ -149,10 +156,10 @@ pub struct Ledger {
     pub chunk_out: Cell<bool>,
     /// The answer says `Connection: close` by our will, or the connection must not be used again.
     pub closing: Cell<bool>,
-    /// What bounds the connection now.
-    pub deadline: Cell<Option<(Instant, Phase)>>,
+    /// What bounds the connection now, and until when (ns, CLOCK_MONOTONIC).
+    pub deadline: Cell<Option<(u64, Phase)>>,
     /// The deadline that was put off, and is not again.
-    pub extra: Cell<Option<Instant>>,
+    pub extra: Cell<Option<u64>>,
     /// The phase whose time is over.
     pub expired: Cell<Option<Phase>>,
     /// Interim responses that go before anything else.
@@ -184,6 +191,15 @@ impl Ledger {
             place,
             number,
             ..Self::default()
+        }
+    }
+
+    /// Keeps the room of a list of fields for the next head, unless it is large.
+    pub fn give_back(&self, mut fields: Vec<Field>) {
+        let mut head = self.head.borrow_mut();
+        if fields.capacity() <= FIELDS && head.fields.capacity() == 0 {
+            fields.clear();
+            head.fields = fields;
         }
     }
 
@@ -240,17 +256,17 @@ impl Ledger {
 
     /// Bounds the connection; `None` lifts the bound.
     pub fn bound(&self, phase: Phase, after: Duration) {
-        self.bound_from(Instant::now(), phase, after);
+        self.bound_from(time::monotonic_ns(), phase, after);
     }
 
-    /// The same, from a moment that is known.
-    pub fn bound_from(&self, now: Instant, phase: Phase, after: Duration) {
-        self.deadline.set(Some((now + after, phase)));
+    /// The same, from a moment that is known (ns).
+    pub fn bound_from(&self, now: u64, phase: Phase, after: Duration) {
+        self.deadline.set(Some((now.saturating_add(time::nanos(after)), phase)));
     }
 
     /// Shortens what is left of a phase, if it bounds the connection.
     pub fn bound_at_most(&self, phase: Phase, left: Duration) {
-        let at = Instant::now() + left;
+        let at = time::monotonic_ns().saturating_add(time::nanos(left));
         if self
             .deadline
             .get()

@@ -2,13 +2,14 @@
 //!
 //! The way of a request: `socket` -> `guard` (with `head`, `field`, `target`, `facts`, `framing`, `refusal`, `shown`: pure)
 //! -> hyper -> the [`Service`] (with `upload`) -> `answer` -> `body` -> hyper -> `outlet` -> `socket`. `closing` is how it
-//! ends; `ledger` is what these tell each other, `connection` is the life of one connection, `tunnel` what follows a 101.
+//! ends; `ledger` is what these tell each other, `connection` is the life of one connection with its `timer`, `tunnel` what follows a 101.
 #![forbid(unsafe_code)]
 
 pub mod answer;
 pub mod body;
 mod closing;
 pub mod connection;
+mod direct;
 mod facts;
 pub mod field;
 pub mod framing;
@@ -16,15 +17,17 @@ pub mod framing;
 mod golden;
 pub mod guard;
 pub mod head;
+mod inlet;
 mod leaving;
 pub mod ledger;
-mod octets;
 mod outlet;
 pub mod phantom;
 pub mod refusal;
+pub mod reply;
 mod shown;
 pub mod socket;
 pub mod target;
+pub mod timer;
 pub mod tunnel;
 pub mod upload;
 
@@ -33,9 +36,6 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
-
-use hyper::Response;
 
 use crate::config::Timeouts;
 use crate::gateway::Call;
@@ -76,16 +76,12 @@ pub trait Gate {
     fn expired(&self, ledger: &ledger::Ledger, timeout: Timeout);
     /// Runs [`Call::advance`] where the call's handler runs.
     fn advance(&self, call: &Arc<Call>);
-    /// An exchange is over: the log line, the counters, and the end of its call.
-    fn finished(&self, ledger: &ledger::Ledger, record: ledger::Record, now: Instant);
+    /// An exchange is over, at `now` (ns): the log line, the counters, and the end of its call.
+    fn finished(&self, ledger: &ledger::Ledger, record: ledger::Record, now: u64);
 }
 
 /// What answers requests: the worker.
 pub trait Service: Gate + 'static {
-    /// Answers the request that stands in the ledger.
-    fn serve(
-        self: Rc<Self>,
-        ledger: Rc<ledger::Ledger>,
-        body: hyper::body::Incoming,
-    ) -> impl Future<Output = Response<body::ResponseBody>>;
+    /// Answers the request that stands in the ledger, and whose body is given.
+    fn serve(self: Rc<Self>, ledger: Rc<ledger::Ledger>, body: upload::Upload) -> impl Future<Output = reply::Reply>;
 }

@@ -7,23 +7,23 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 
 use appserver_handler::abi;
 use bytes::{Buf, BytesMut};
 use hyper::rt::Write;
 
-use super::guard::Guard;
+use super::guard::{Guard, Stage};
 use super::ledger::{Phase, SentFile};
 use super::phantom;
 use crate::scoreboard::Timeout;
+use crate::sys::time;
 
 /// The largest buffer that an idle connection keeps.
 const IDLE: usize = 16 * 1024;
 
 impl Guard {
     /// Sends interim responses; they go before anything hyper has to send.
-    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(super) fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut queue = self.ledger.interim.borrow_mut();
         while let Some(front) = queue.front_mut() {
             let sent = ready!(self.socket.poll_write(cx, &[IoSlice::new(front)]))?;
@@ -72,8 +72,8 @@ impl Guard {
         }
     }
 
-    /// Everything hyper had has left: an answer may be complete.
-    fn flushed(&mut self) {
+    /// Everything there was to send has left: an answer may be complete.
+    pub(super) fn flushed(&mut self) {
         if self.ledger.chunk_out.replace(false) {
             self.ledger.wake();
         }
@@ -81,7 +81,7 @@ impl Guard {
             self.ledger.answered.set(false);
             // What a faulty handler announced and did not send must not go out as part of the next response.
             self.ledger.files.borrow_mut().clear();
-            let now = Instant::now();
+            let now = time::monotonic_ns();
             let record = self.ledger.record.borrow_mut().take();
             if let Some(record) = record {
                 self.gate.finished(&self.ledger, record, now);
@@ -94,6 +94,7 @@ impl Guard {
                 self.ledger.wake();
             }
             self.rest();
+            self.settled = !self.ledger.body_open.get() && !self.is_last() && matches!(self.stage, Stage::Head);
             self.ledger
                 .bound_from(now, Phase::Idle, self.settings().timeouts.keep_alive);
         }

@@ -8,8 +8,8 @@
 use std::net::Ipv6Addr;
 
 use super::field::Span;
-use super::octets;
 use super::refusal::Refusal;
+use crate::gateway::octets;
 
 /// The form of a request target (RFC 9112 section 3.2); the authority form is CONNECT's, which we refuse.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -7,19 +7,17 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::IoSlice;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use appserver_handler::abi;
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::time::Sleep;
 
 use super::Gate;
-use super::connection::poll_deadline;
 use super::guard::Guard;
 use super::ledger::{Ledger, Phase};
+use super::timer::Timer;
 use crate::gateway::Call;
 use crate::gateway::answer::Piece;
 use crate::scoreboard::Timeout;
@@ -31,7 +29,7 @@ pub async fn run(
     gate: &dyn Gate,
     head: Bytes,
     call: &Arc<Call>,
-    mut timer: Pin<&mut Sleep>,
+    timer: &mut Timer,
 ) -> (u64, bool) {
     let ahead = guard.borrow_mut().take_ahead();
     call.push_input(ahead);
@@ -53,7 +51,7 @@ pub async fn run(
             (false, Some(_)) => ledger.deadline.set(None),
             _ => {}
         }
-        if moved.is_pending() && poll_deadline(ledger, timer.as_mut(), cx) {
+        if moved.is_pending() && timer.poll_deadline(ledger, cx) {
             gate.expired(ledger, Timeout::Write);
             ledger.reset.set(true);
             return Poll::Ready(false);

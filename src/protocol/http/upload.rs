@@ -18,6 +18,14 @@ use super::ledger::Ledger;
 use super::refusal::Refusal;
 use crate::gateway::Call;
 
+/// The body of a request as the connection brings it.
+pub enum Upload {
+    /// All of it is here: mostly nothing.
+    Whole(Bytes),
+    /// It has still to come.
+    Coming(Incoming),
+}
+
 /// What was read before the call.
 pub enum Early {
     /// All of it.

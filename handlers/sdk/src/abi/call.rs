@@ -4,7 +4,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
-use std::mem::ManuallyDrop;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ops::Deref;
 use std::ptr::NonNull;
 use std::task::{Context, Poll, Waker};
@@ -60,6 +60,16 @@ impl Drop for CallRef {
     fn drop(&mut self) {
         // SAFETY: this owner's reference is given back once.
         unsafe { (self.host.call_release)(self.call.as_ptr()) }
+    }
+}
+
+impl CallRef {
+    /// One more owner that is not counted: it must not be dropped, nor outlive the call.
+    pub(super) fn lend(&self) -> CallRef {
+        CallRef {
+            host: self.host,
+            call: self.call,
+        }
     }
 }
 
@@ -300,11 +310,12 @@ where
         let fields: Vec<Field> = headers.iter().map(field).collect();
         return Error::check(call(fields.as_ptr(), fields.len()));
     }
-    let mut fields = [NO_FIELD; FIELDS_ON_STACK];
+    let mut fields = [const { MaybeUninit::<Field>::uninit() }; FIELDS_ON_STACK];
     for (place, header) in fields.iter_mut().zip(headers) {
-        *place = field(header);
+        place.write(field(header));
     }
-    Error::check(call(fields.as_ptr(), headers.len()))
+    // As many as there are headers have been written.
+    Error::check(call(fields.as_ptr().cast(), headers.len()))
 }
 
 /// Hands a waker to the server for the time of an `AGAIN`; with any other status the server did not keep it.

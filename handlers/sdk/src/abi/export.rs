@@ -5,6 +5,7 @@
 
 use std::any::Any;
 use std::ffi::c_void;
+use std::mem::ManuallyDrop;
 use std::ptr::{NonNull, null_mut};
 
 use super::call::{BorrowedCall, CallRef};
@@ -191,7 +192,8 @@ unsafe extern "C" fn handle<E: Export>(_module: *mut c_void, worker: *mut c_void
 /// Runs one call and hands its body to the server.
 pub(super) fn serve(call: &CallRef, app: impl FnOnce(Environ, StartResponse<'_>) -> Body) -> Status {
     let environ = Environ::new(call.clone());
-    let responder = Responder::new(call.clone());
+    // Of this frame, within which the server lends the call: only what a handler keeps has to be counted.
+    let responder = ManuallyDrop::new(Responder::new(call.lend()));
     let body = StartResponse::scope(&responder, |start_response| app(environ, start_response));
     send(call, body)
 }

@@ -6,17 +6,28 @@
 #![forbid(unsafe_code)]
 
 /// tchar: what a field name is made of (RFC 9110 section 5.6.2).
-pub(super) const TOKEN: u8 = 1;
+pub const TOKEN: u8 = 1;
 /// What we take in a method: upper-case letters, digits, hyphen, underscore.
-pub(super) const METHOD: u8 = 2;
+pub const METHOD: u8 = 2;
 /// SP, VCHAR and obs-text: what a field value is made of, HTAB excepted (RFC 9110 section 5.5).
-pub(super) const TEXT: u8 = 4;
+pub const TEXT: u8 = 4;
 /// What we take in a target: VCHAR without `#`, and raw bytes from 0x80 up, which nginx passes on as they came.
-pub(super) const TARGET: u8 = 8;
+pub const TARGET: u8 = 8;
 /// unreserved and sub-delims: what a registered name is made of, percent-encoding excepted (RFC 3986 section 3.2.2).
-pub(super) const REG_NAME: u8 = 16;
+pub const REG_NAME: u8 = 16;
 
 const CLASSES: [u8; 256] = classes();
+
+/// Each byte in lower case: for names, where a look at a table is cheaper than to ask whether it is a letter.
+pub const LOWER: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = (byte as u8).to_ascii_lowercase();
+        byte += 1;
+    }
+    table
+};
 
 const fn classes() -> [u8; 256] {
     let mut table = [0; 256];
@@ -61,14 +72,14 @@ const fn is_one_of(byte: u8, list: &[u8]) -> bool {
 
 /// Whether `byte` is of `class`.
 #[inline]
-pub(super) fn is(class: u8, byte: u8) -> bool {
+pub fn is(class: u8, byte: u8) -> bool {
     CLASSES[byte as usize] & class != 0
 }
 
 /// How many leading bytes are of `class`, by table: for names and methods, which are short. Words of a fixed length
 /// let the compiler lay the steps out one after the other without a check for the end between them.
 #[inline]
-pub(super) fn run(class: u8, bytes: &[u8]) -> usize {
+pub fn run(class: u8, bytes: &[u8]) -> usize {
     let (words, rest) = bytes.as_chunks::<8>();
     for (at, word) in words.iter().enumerate() {
         for (within, &byte) in word.iter().enumerate() {
@@ -82,13 +93,13 @@ pub(super) fn run(class: u8, bytes: &[u8]) -> usize {
 
 /// How many leading bytes are [`TEXT`].
 #[inline]
-pub(super) fn text_run(bytes: &[u8]) -> usize {
+pub fn text_run(bytes: &[u8]) -> usize {
     long_run(TEXT, bytes, |word| below(word, b' ') | equal(word, 0x7f))
 }
 
 /// How many leading bytes are [`TARGET`].
 #[inline]
-pub(super) fn target_run(bytes: &[u8]) -> usize {
+pub fn target_run(bytes: &[u8]) -> usize {
     long_run(TARGET, bytes, |word| {
         below(word, b'!') | equal(word, 0x7f) | equal(word, b'#')
     })
