@@ -1,4 +1,4 @@
-//! What holds a handler thread and what does not, on workers that have a single one.
+//! What holds a handler thread and what does not, on workers that have few.
 //!
 //! Takes slow uploads, slow readers, detached and hung calls; gives the answers that others get meanwhile. Every wait has
 //! the patience of a test, so an answer that needs the held thread does not come.
@@ -7,9 +7,9 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use crate::support::client::{Address, Client};
+use crate::support::client::{Address, Client, Failure};
 use crate::support::server::Server;
-use crate::support::wait::until;
+use crate::support::wait::{PATIENCE, pause, until};
 
 /// A worker with one handler thread, and paths that no call has proved short.
 fn single() -> Server {
@@ -99,6 +99,88 @@ fn with_every_thread_stuck_refusals_and_deadlines_go_on() {
     assert_eq!(bad.reply().unwrap().status, 400);
     assert_eq!(hung.reply().unwrap().status, 504);
     assert_eq!(queued.reply().unwrap().status, 504, "it found no thread in its time");
+}
+
+/// Sends a request until its handler is given the I/O thread, which the lab tells. A call that the machine interrupts has taken long,
+/// and costs it the proof.
+fn prove(client: &mut Client, request: &str) {
+    let end = Instant::now() + PATIENCE;
+    let mut proved = 0;
+    while proved < 5 {
+        assert!(Instant::now() < end, "{request:?} is not inline");
+        client.send(request).unwrap();
+        let inline = client.reply().unwrap().text() == "inline\n";
+        proved = if inline { proved + 1 } else { 0 };
+    }
+}
+
+/// Two threads that hang, and calls that wait for them.
+#[test]
+fn with_every_thread_stuck_short_paths_slow_bodies_and_timeouts_go_on() {
+    let server = Server::lab()
+        .workers(1)
+        .config("threads = 2\n[timeouts]\nrequest = \"10s\"\nheader = \"500ms\"\nkeep-alive = \"2s\"\n")
+        .start();
+    let short: Vec<String> = (0..5)
+        .map(|number| format!("GET /paced/{number} HTTP/1.1\r\nHost: a\r\n\r\n"))
+        .collect();
+    let upload = |path: &str| format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n");
+    let uploads: Vec<String> = (0..5).map(|number| upload(&format!("/paced/{number}"))).collect();
+    let mut client = server.client();
+    short.iter().for_each(|request| prove(&mut client, request));
+    uploads
+        .iter()
+        .for_each(|head| prove(&mut client, &format!("{head}0123456789")));
+    let mut idle = server.client();
+    idle.send(&short[0]).unwrap();
+    assert_eq!(idle.reply().unwrap().status, 200);
+    let mut held: Vec<Client> = ["/hang", "/hang", "/sleep?ms=1", "/read?n=1"]
+        .iter()
+        .map(|target| get(&server, target))
+        .collect();
+    until("all are taken", || held.iter().all(Client::taken).then_some(()));
+
+    let prompt = |client: &mut Client| {
+        client.patience(Duration::from_secs(2));
+        client.reply().is_ok_and(|reply| reply.text() == "inline\n")
+    };
+    // A path may lose its proof by an interruption of the last call before, but hardly three of them.
+    let mut fast: Vec<Client> = short.iter().map(|request| send(&server, request)).collect();
+    let served = fast
+        .iter_mut()
+        .filter_map(|client| prompt(client).then_some(()))
+        .count();
+    assert!(served >= 3, "{served} of 5 short paths were served");
+    let mut slow: Vec<Client> = uploads.iter().map(|head| send(&server, head)).collect();
+    let mut unproved = send(&server, upload("/none"));
+    for byte in "0123456789".chars() {
+        for client in slow.iter_mut().chain([&mut unproved]) {
+            client.send(byte.to_string()).unwrap();
+        }
+        pause(Duration::from_millis(20));
+    }
+    until("all of them are read", || {
+        slow.iter().chain([&unproved]).all(Client::taken).then_some(())
+    });
+    let served = slow
+        .iter_mut()
+        .filter_map(|client| prompt(client).then_some(()))
+        .count();
+    assert!(served >= 3, "{served} of 5 slow uploads were served");
+    let mut half = send(&server, "GET / HT");
+    assert_eq!(half.reply().unwrap().status, 408);
+    assert_eq!(idle.rest().unwrap(), b"", "its time to be idle is over");
+    for client in held.iter_mut().chain([&mut unproved]) {
+        client.patience(Duration::from_millis(10));
+        assert!(
+            matches!(client.reply(), Err(Failure::Silent)),
+            "all that before its deadline"
+        );
+        client.patience(PATIENCE);
+    }
+    for client in held.iter_mut().chain([&mut unproved]) {
+        assert_eq!(client.reply().unwrap().status, 504);
+    }
 }
 
 #[test]

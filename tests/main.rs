@@ -10,6 +10,7 @@
 mod support;
 
 mod aftermath;
+mod balance;
 mod bench;
 mod bodies;
 mod capsule;
@@ -31,9 +32,11 @@ mod limits;
 mod logs;
 mod monitor;
 mod mounts;
+mod neighbours;
 mod nginx;
 mod notify;
 mod outcomes;
+mod ports;
 mod readme;
 mod refusals;
 mod reload;
@@ -44,6 +47,7 @@ mod start_response;
 mod streaming;
 mod supervision;
 mod systemd;
+mod threads;
 mod tidy;
 mod timeouts;
 mod upgrade;

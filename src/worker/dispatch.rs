@@ -7,29 +7,32 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::pool::{self, Pool};
 use super::watchdog::Watch;
 use crate::config::Dispatch;
 use crate::gateway::{Call, call};
 use crate::handler::loader::{Boot, Loaded, Module, Refusal, Threads};
+use crate::sys::time;
 
-/// A call that takes longer does not belong on the I/O thread.
-const SHORT: Duration = Duration::from_micros(200);
+/// A call that takes longer (ns) does not belong on the I/O thread.
+const SHORT: u64 = 200_000;
 /// Short calls in a row before a path runs inline.
 const PROOFS: u16 = 8;
 /// Each strike doubles the proofs, up to `PROOFS << MOST_STRIKES`: a path that is long now and then soon stays on the pool, and one
 /// whose thread was only preempted is back at once.
 const MOST_STRIKES: u8 = 10;
 /// A call this much over [`SHORT`] was not preempted, it was long: it counts as several strikes.
-const CLEARLY_LONG: u32 = 20;
+const CLEARLY_LONG: u64 = 20;
 /// Short inline calls that make up for a strike.
 const FORGIVEN_AFTER: u16 = 4096;
 /// How long a module's end is waited for.
 const SHUTDOWN: Duration = Duration::from_secs(1);
-/// Paths remembered at once, one a place; a collision forgets the older.
-const PLACES: usize = 1024;
+/// Paths remembered at once are those of all sets.
+const SETS: usize = 256;
+/// Places in a set, which together have the size of a cache line.
+const WAYS: usize = 4;
 
 /// Gives the calls of one mount their threads.
 pub struct Dispatcher {
@@ -39,7 +42,33 @@ pub struct Dispatcher {
     /// The pool is the module's own single thread.
     alone: bool,
     watch: Arc<Watch>,
-    learned: RefCell<Vec<Path>>,
+    learned: RefCell<Learned>,
+}
+
+/// What is known of paths. Each belongs to one set, and the one that was called last stands first in it; a new one takes the place
+/// of the one that was called longest ago. So those that are called often stay, and never forget each other in turn.
+#[derive(Default)]
+struct Learned(Vec<[Path; WAYS]>);
+
+impl Learned {
+    fn of(&self, tag: u64) -> Path {
+        let set = self.0.get(tag as usize % SETS);
+        let known = set.and_then(|set| set.iter().find(|path| path.tag == tag));
+        known.copied().unwrap_or(Path::unknown(tag))
+    }
+
+    fn learn(&mut self, tag: u64, took: u64) {
+        if self.0.is_empty() {
+            self.0.resize(SETS, [Path::default(); WAYS]);
+        }
+        let set = &mut self.0[tag as usize % SETS];
+        let at = set.iter().position(|path| path.tag == tag).unwrap_or_else(|| {
+            set[WAYS - 1] = Path::unknown(tag);
+            WAYS - 1
+        });
+        set[at].learn(took);
+        set[..=at].rotate_right(1);
+    }
 }
 
 /// What is known of a path.
@@ -54,7 +83,15 @@ struct Path {
 }
 
 impl Path {
-    fn learn(&mut self, took: Duration) {
+    fn unknown(tag: u64) -> Self {
+        Self {
+            tag,
+            missing: PROOFS,
+            ..Self::default()
+        }
+    }
+
+    fn learn(&mut self, took: u64) {
         if took > SHORT {
             if self.missing == 0 {
                 let more = if took > SHORT * CLEARLY_LONG { 4 } else { 1 };
@@ -91,7 +128,7 @@ impl Dispatcher {
             Threads::Many => (loaded.start::<Call>(boot)?, mode, pool.clone()),
             // One thread keeps the promise of both: calls never overlap, and it is always the same thread.
             Threads::One | Threads::Pinned => {
-                let pool = Pool::new("handler-alone", 1);
+                let pool = Pool::single("handler-alone");
                 (start_on(&pool, loaded, boot)?, Dispatch::Pool, pool)
             }
         };
@@ -105,8 +142,8 @@ impl Dispatcher {
         })
     }
 
-    /// Runs the handler for a call whose body is `here` (or still has to be waited for). When it ran inline: until when.
-    pub fn call(&self, call: &Arc<Call>, here: bool, now: Instant) -> Option<Instant> {
+    /// Runs the handler for a call whose body is `here` (or still has to be waited for). When it ran inline: until when (ns).
+    pub fn call(&self, call: &Arc<Call>, here: bool, now: u64) -> Option<u64> {
         let inline = here
             && match self.mode {
                 Dispatch::Inline => true,
@@ -116,14 +153,17 @@ impl Dispatcher {
         call.set_inline(inline);
         if inline {
             let work = || call::inline(|| run(&self.module, call, now));
-            Some(self.watch.inline(call, now, work))
+            let ended = self.watch.inline(call, now, work);
+            // Not when its answer has left: others that ask for the same wait already, and none may hurt the neighbours again.
+            self.heed(call);
+            Some(ended)
         } else {
             let (module, call) = (self.module.clone(), call.clone());
             self.pool.run(Box::new(move || {
                 // The client may have gone while the call waited for a thread.
                 if !call.is_gone() {
                     call.on_thread(pool::thread(), || {
-                        run(&module, &call, Instant::now());
+                        run(&module, &call, time::monotonic_ns());
                     });
                 }
             }));
@@ -133,14 +173,13 @@ impl Dispatcher {
 
     /// Asks a call's iterator for its next chunk, or closes it, where its handler ran.
     pub fn advance(&self, call: &Arc<Call>) {
-        if call.is_inline() {
-            let began = Instant::now();
+        // One that began inline goes on there only while its path may: another body of it may have turned slow meanwhile.
+        if call.is_inline() && (self.mode == Dispatch::Inline || self.path(call).missing == 0) {
+            let began = time::monotonic_ns();
             self.watch.inline(call, began, || call::inline(|| call.advance()));
-            if began.elapsed() > SHORT && self.mode == Dispatch::Auto {
-                call.set_inline(false);
-                call.add_time(SHORT * 2);
-            }
+            self.heed(call);
         } else {
+            call.set_inline(false);
             let call = call.clone();
             self.pool
                 .run(Box::new(move || call.on_thread(pool::thread(), || call.advance())));
@@ -153,16 +192,21 @@ impl Dispatcher {
             return;
         }
         let took = call.time();
-        if took.is_zero() {
-            return;
+        if took > 0 {
+            self.note(call, took);
         }
-        let mut path = self.path(call);
-        path.learn(took);
-        let mut learned = self.learned.borrow_mut();
-        if learned.is_empty() {
-            learned.resize(PLACES, Path::default());
+    }
+
+    /// Sends a path back to the pool whose call was long just now, on the I/O thread.
+    fn heed(&self, call: &Call) {
+        let took = call.time();
+        if took > SHORT && self.mode == Dispatch::Auto {
+            self.note(call, took);
         }
-        learned[path.tag as usize % PLACES] = path;
+    }
+
+    fn note(&self, call: &Call, took: u64) {
+        self.learned.borrow_mut().learn(call.request.tag, took);
     }
 
     /// Whether handler code runs on the pool, or waits to.
@@ -186,21 +230,15 @@ impl Dispatcher {
     }
 
     fn path(&self, call: &Call) -> Path {
-        let tag = call.request.tag;
-        let known = self.learned.borrow().get(tag as usize % PLACES).copied();
-        known.filter(|path| path.tag == tag).unwrap_or(Path {
-            tag,
-            missing: PROOFS,
-            ..Path::default()
-        })
+        self.learned.borrow().of(call.request.tag)
     }
 }
 
 /// The handler, from its call to its return.
-fn run(module: &Module, call: &Arc<Call>, began: Instant) -> Instant {
+fn run(module: &Module, call: &Arc<Call>, began: u64) -> u64 {
     let status = module.handle(call);
-    let ended = Instant::now();
-    call.add_time(ended.duration_since(began));
+    let ended = time::monotonic_ns();
+    call.add_time(ended.saturating_sub(began));
     call.returned(status);
     ended
 }
@@ -219,21 +257,17 @@ fn start_on(pool: &Pool, loaded: Loaded, boot: &Boot<'_>) -> Result<Module, Refu
 mod tests {
     use super::*;
 
+    /// A short call (ns).
+    const SHORTLY: u64 = 3_000;
+
     #[test]
     fn a_path_that_is_long_now_and_then_stays_on_the_pool() {
-        let mut path = Path {
-            missing: PROOFS,
-            ..Path::default()
-        };
+        let mut path = Path::unknown(1);
         let mut inline_and_long = 0;
         for call in 0..100_000 {
             let long = call % 100 == 99;
             inline_and_long += u32::from(long && path.missing == 0);
-            path.learn(if long {
-                Duration::from_millis(50)
-            } else {
-                Duration::from_micros(3)
-            });
+            path.learn(if long { 50_000_000 } else { SHORTLY });
         }
         assert!(inline_and_long <= 2, "{inline_and_long}");
     }
@@ -244,8 +278,41 @@ mod tests {
         path.learn(SHORT * 3);
         assert_eq!(path.missing, 16);
         for _ in 0..16 {
-            path.learn(Duration::from_micros(3));
+            path.learn(SHORTLY);
         }
         assert_eq!(path.missing, 0);
+    }
+
+    #[test]
+    fn paths_that_are_called_often_stay_known_whatever_else_is_called_once() {
+        // All of one set.
+        let tag = |number: u64| 1 + number * SETS as u64;
+        let mut learned = Learned::default();
+        for round in 0..1000 {
+            for hot in 0..WAYS as u64 - 1 {
+                learned.learn(tag(hot), SHORTLY);
+                assert!(
+                    round + 1 < PROOFS.into() || learned.of(tag(hot)).missing == 0,
+                    "{hot} in round {round}"
+                );
+            }
+            learned.learn(tag(1000 + round), SHORTLY);
+        }
+        assert_eq!(learned.of(tag(5000)).missing, PROOFS);
+    }
+
+    #[test]
+    fn two_paths_of_one_set_that_are_called_in_turn_both_prove_short() {
+        let tag = |number: u64| 1 + number * SETS as u64;
+        let mut learned = Learned::default();
+        // Those that were called often, and are no more.
+        for _ in 0..100 {
+            (0..WAYS as u64).for_each(|old| learned.learn(tag(old), SHORTLY));
+        }
+        for _ in 0..PROOFS {
+            learned.learn(tag(10), SHORTLY);
+            learned.learn(tag(11), SHORTLY);
+        }
+        assert_eq!([10, 11].map(|new| learned.of(tag(new)).missing), [0, 0]);
     }
 }

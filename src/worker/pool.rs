@@ -1,15 +1,20 @@
 //! Threads for handler code that may block: none until one is needed, at most as many as configured.
 //!
-//! Takes jobs, runs each once, in order, on whichever thread is free. It does not know what a job does to its call.
-//! A thread that a handler holds for ever is one thread less; the I/O thread is never among them.
+//! Takes jobs, runs each once, in order, on whichever thread is free, and lets a thread end that was not needed for a while. It does
+//! not know what a job does to its call. A thread that a handler holds for ever is one thread less; the I/O thread is never among them.
 #![forbid(unsafe_code)]
 
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
 
 use crate::sys::fault;
+
+/// How long a thread stays that nobody needs. Another costs some 50 us, and what a handler keeps per thread; its stack and its share
+/// of malloc's arenas cost memory for as long as it is there.
+const IDLE: Duration = Duration::from_secs(10);
 
 /// Something to run.
 pub type Job = Box<dyn FnOnce() + Send>;
@@ -22,26 +27,40 @@ pub struct Pool {
 
 struct Shared {
     queue: Mutex<Queue>,
-    filled: Condvar,
     most: usize,
     name: &'static str,
+    /// How long a thread stays that nobody needs; None is for ever.
+    idle: Option<Duration>,
 }
 
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
-    idle: usize,
+    /// Threads that sleep. The last one is woken first: its stack is still in the caches, and those that are not needed are never
+    /// woken, so that they can end.
+    idle: Vec<Thread>,
+    /// Threads that were woken and have not looked yet.
+    waking: usize,
     threads: usize,
 }
 
 impl Pool {
     /// A pool of at most `most` threads; none is started yet.
     pub fn new(name: &'static str, most: usize) -> Self {
+        Self::of(name, most, Some(IDLE))
+    }
+
+    /// A single thread, started with the first job and the same for all.
+    pub fn single(name: &'static str) -> Self {
+        Self::of(name, 1, None)
+    }
+
+    fn of(name: &'static str, most: usize, idle: Option<Duration>) -> Self {
         let shared = Shared {
             queue: Mutex::default(),
-            filled: Condvar::new(),
             most,
             name,
+            idle,
         };
         Self {
             shared: Arc::new(shared),
@@ -52,9 +71,13 @@ impl Pool {
     pub fn run(&self, job: Job) {
         let mut queue = self.shared.lock();
         queue.jobs.push_back(job);
-        if queue.jobs.len() <= queue.idle {
+        if queue.jobs.len() <= queue.waking {
+            return;
+        }
+        if let Some(sleeper) = queue.idle.pop() {
+            queue.waking += 1;
             drop(queue);
-            self.shared.filled.notify_one();
+            sleeper.unpark();
             return;
         }
         if queue.threads == self.shared.most {
@@ -81,10 +104,10 @@ impl Pool {
     /// Whether a job runs or waits.
     pub fn is_busy(&self) -> bool {
         let queue = self.shared.lock();
-        !queue.jobs.is_empty() || queue.idle < queue.threads
+        !queue.jobs.is_empty() || queue.idle.len() < queue.threads
     }
 
-    /// Number of threads started.
+    /// Number of threads there are.
     #[cfg(test)]
     fn threads(&self) -> usize {
         self.shared.lock().threads
@@ -116,43 +139,141 @@ impl Shared {
         let _ = fault::arm_thread();
         let mut queue = self.lock();
         loop {
-            if let Some(job) = queue.jobs.pop_front() {
+            while let Some(job) = queue.jobs.pop_front() {
                 drop(queue);
                 job();
                 queue = self.lock();
-                continue;
             }
-            queue.idle += 1;
-            queue = self.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
-            queue.idle -= 1;
+            queue.idle.push(thread::current());
+            drop(queue);
+            queue = match self.sleep() {
+                Some(queue) => queue,
+                None => break,
+            };
+        }
+        fault::disarm_thread();
+    }
+
+    /// Sleeps until there is a job, or None when there was none for too long: this thread is no longer counted then.
+    fn sleep(&self) -> Option<MutexGuard<'_, Queue>> {
+        let me = thread::current().id();
+        let end = self.idle.map(|idle| Instant::now() + idle);
+        loop {
+            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+            match left {
+                Some(left) => thread::park_timeout(left),
+                None => thread::park(),
+            }
+            let mut queue = self.lock();
+            let Some(place) = queue.idle.iter().position(|thread| thread.id() == me) else {
+                // Whoever took it from the list did so to wake it.
+                queue.waking -= 1;
+                return Some(queue);
+            };
+            if end.is_some_and(|end| Instant::now() >= end) {
+                queue.idle.remove(place);
+                queue.threads -= 1;
+                return None;
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::sync::mpsc::{self, Receiver, Sender};
 
     use super::*;
 
-    #[test]
-    fn threads_are_started_only_as_needed_and_never_more_than_allowed() {
-        let pool = Pool::new("test", 3);
-        assert_eq!(pool.threads(), 0);
+    /// Gives a pool jobs that wait until the sender is gone, and then tell their numbers.
+    fn occupy(pool: &Pool, jobs: i32) -> (Sender<()>, Receiver<i32>) {
         let (done, finished) = mpsc::channel();
         let (hold, held) = mpsc::channel::<()>();
         let held = Arc::new(Mutex::new(held));
-        for number in 0..5 {
+        for number in 0..jobs {
             let (done, held) = (done.clone(), held.clone());
             pool.run(Box::new(move || {
                 let _ = held.lock().expect("not poisoned").recv();
                 done.send(number).expect("the test waits");
             }));
         }
+        (hold, finished)
+    }
+
+    fn until(found: impl Fn() -> bool) {
+        let end = Instant::now() + Duration::from_secs(20);
+        while !found() {
+            assert!(Instant::now() < end, "waited in vain");
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn threads_are_started_only_as_needed_and_never_more_than_allowed() {
+        let pool = Pool::new("test", 3);
+        assert_eq!(pool.threads(), 0);
+        let (hold, finished) = occupy(&pool, 5);
         assert_eq!(pool.threads(), 3);
         drop(hold);
-        let mut all: Vec<i32> = (0..5).map(|_| finished.recv().expect("every job runs")).collect();
+        let mut all: Vec<i32> = finished.iter().collect();
         all.sort_unstable();
         assert_eq!(all, [0, 1, 2, 3, 4]);
+        until(|| !pool.is_busy());
+    }
+
+    #[test]
+    fn a_job_finds_the_thread_that_is_idle() {
+        let pool = Pool::new("test", 3);
+        for number in 0..1000 {
+            let (hold, finished) = occupy(&pool, 1);
+            drop(hold);
+            assert_eq!(finished.recv(), Ok(0), "job {number}");
+            until(|| !pool.is_busy());
+        }
+        assert_eq!(pool.threads(), 1);
+    }
+
+    #[test]
+    fn threads_that_are_not_needed_end_and_others_come_when_they_are() {
+        let pool = Pool::of("test", 4, Some(Duration::from_millis(20)));
+        for _ in 0..3 {
+            let (hold, finished) = occupy(&pool, 4);
+            assert_eq!(pool.threads(), 4);
+            drop(hold);
+            assert_eq!(finished.iter().count(), 4);
+            until(|| pool.threads() == 0);
+            assert!(!pool.is_busy());
+        }
+    }
+
+    #[test]
+    fn a_thread_that_is_needed_now_and_then_stays_while_the_others_end() {
+        let pool = Pool::of("test", 4, Some(Duration::from_millis(400)));
+        let (hold, finished) = occupy(&pool, 4);
+        drop(hold);
+        assert_eq!(finished.iter().count(), 4);
+        until(|| {
+            // Were the work dealt around, each of them would be needed.
+            let (hold, finished) = occupy(&pool, 1);
+            drop(hold);
+            assert_eq!(finished.recv(), Ok(0));
+            until(|| !pool.is_busy());
+            pool.threads() == 1
+        });
+    }
+
+    #[test]
+    fn the_thread_of_a_single_one_is_always_the_same() {
+        let pool = Pool::single("test");
+        let ask = || {
+            let (tell, told) = mpsc::channel();
+            pool.run(Box::new(move || {
+                tell.send(thread::current().id()).expect("the test waits")
+            }));
+            told.recv().expect("every job runs")
+        };
+        let first = ask();
+        assert!((0..100).all(|_| ask() == first));
+        assert_eq!(pool.threads(), 1);
     }
 }

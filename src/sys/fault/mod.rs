@@ -14,6 +14,7 @@ mod words;
 pub use words::{FRAMES, Left, Place, WORDS, Words};
 
 use super::fd::check;
+use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::io;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
@@ -62,8 +63,17 @@ pub fn install(words: &'static [AtomicU64]) -> io::Result<()> {
     listen()
 }
 
-/// Gives the calling thread, which lives as long as the process, an alternate stack for the handlers: on its own there may be no
-/// room left, and the one that std gives its threads is small. Its pages cost nothing until they are used.
+/// Below an alternate stack, where a write is a fault of its own.
+const GUARD: usize = 16 * 1024;
+
+thread_local! {
+    /// Where the mapping of this thread's alternate stack begins; null without one of ours.
+    static ALTERNATE_OF: Cell<*mut libc::c_void> = const { Cell::new(std::ptr::null_mut()) };
+}
+
+/// Gives the calling thread an alternate stack for the handlers: on its own there may be no room left, and the one that std gives
+/// its threads is small. Its pages cost nothing until they are used. A thread that ends before the process gives it back by
+/// [`disarm_thread`].
 ///
 /// # Errors
 /// There is no memory for it.
@@ -75,7 +85,6 @@ pub fn arm_thread() -> io::Result<()> {
     if now.ss_flags & libc::SS_DISABLE == 0 && now.ss_size >= ALTERNATE {
         return Ok(());
     }
-    const GUARD: usize = 16 * 1024;
     // SAFETY: a fresh private mapping at an address of the kernel's choice.
     let start = unsafe {
         libc::mmap(
@@ -98,9 +107,28 @@ pub fn arm_thread() -> io::Result<()> {
         ss_flags: 0,
         ss_size: ALTERNATE,
     };
-    // SAFETY: the memory is this thread's and is never unmapped.
+    // SAFETY: the memory is this thread's and is unmapped only after `disarm_thread` has taken it out of use.
     check(unsafe { libc::sigaltstack(&stack, std::ptr::null_mut()) })?;
+    ALTERNATE_OF.set(start);
     Ok(())
+}
+
+/// Takes back what [`arm_thread`] gave the calling thread; the last thing it does.
+pub fn disarm_thread() {
+    let start = ALTERNATE_OF.replace(std::ptr::null_mut());
+    if start.is_null() {
+        return;
+    }
+    let none = libc::stack_t {
+        ss_sp: std::ptr::null_mut(),
+        ss_flags: libc::SS_DISABLE,
+        ss_size: 0,
+    };
+    // SAFETY: with this flag the kernel looks at nothing else.
+    if check(unsafe { libc::sigaltstack(&none, std::ptr::null_mut()) }).is_ok() {
+        // SAFETY: the whole of the mapping that `arm_thread` made for this thread; the kernel has no use for it any more.
+        unsafe { libc::munmap(start, GUARD + ALTERNATE) };
+    }
 }
 
 /// The calling thread's id, as [`stack_of`] takes it.

@@ -3,6 +3,7 @@
 //! It needs no runtime: a thread and a parked waker are enough.
 #![forbid(unsafe_code)]
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
@@ -28,6 +29,40 @@ pub fn spin(_: &Lab, _: Environ, query: &Query, start_response: StartResponse) -
         std::hint::spin_loop();
     }
     text(&start_response, "200 OK", format!("spun {ms} ms\n"))
+}
+
+/// How long every call of `/paced` takes from now on, in milliseconds.
+static PACE: AtomicU64 = AtomicU64::new(0);
+
+/// `?ms=`: sets the pace of `/paced`, whose request is the same whatever its pace.
+pub fn pace(_: &Lab, _: Environ, query: &Query, start_response: StartResponse) -> Body {
+    let ms = query.number("ms", 0);
+    PACE.store(ms, Ordering::Relaxed);
+    text(&start_response, "200 OK", format!("{ms} ms\n"))
+}
+
+/// Takes its pace, then tells whose thread it was given: `inline` or `pool`.
+pub fn paced(_: &Lab, _: Environ, _: &Query, start_response: StartResponse) -> Body {
+    text(&start_response, "200 OK", at_pace())
+}
+
+/// `?chunks=`: returns at once; then each chunk takes its pace, and tells whose thread it was given.
+pub fn paced_chunks(_: &Lab, _: Environ, query: &Query, start_response: StartResponse) -> Body {
+    start_response("200 OK", &[("Content-Type", "text/plain")]);
+    Body::iter((0..query.number("chunks", 1)).map(|_| at_pace()))
+}
+
+fn at_pace() -> String {
+    let ms = PACE.load(Ordering::Relaxed);
+    if ms > 0 {
+        thread::sleep(Duration::from_millis(ms));
+    }
+    // The first thread of a process has the process's number (gettid(2)), and it is the I/O thread.
+    let link = std::fs::read_link("/proc/thread-self").unwrap_or_default();
+    let first = link
+        .file_name()
+        .is_some_and(|tid| tid == std::process::id().to_string().as_str());
+    if first { "inline\n" } else { "pool\n" }.to_owned()
 }
 
 /// `?ms=&fail=`: with `fail` the response is dropped unfinished.

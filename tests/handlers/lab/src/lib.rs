@@ -58,6 +58,9 @@ const PAGES: &[(&str, Page)] = &[
     ("/early", upload::early),
     ("/sleep", later::sleep),
     ("/spin", later::spin),
+    ("/pace", later::pace),
+    ("/paced", later::paced),
+    ("/paced-chunks", later::paced_chunks),
     ("/detach", later::detach),
     ("/state", later::state),
     ("/trailers", protocol::trailers),
@@ -92,6 +95,8 @@ impl Handler for Lab {
             b"" => b"/",
             // Any path below it shows how that path arrives.
             below if below.starts_with(b"/environ/") => b"/environ",
+            // Each is a path of its own to whoever learns how long they take.
+            below if below.starts_with(b"/paced/") => b"/paced",
             path => path,
         };
         match PAGES.iter().find(|(name, _)| name.as_bytes() == path) {
