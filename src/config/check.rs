@@ -76,6 +76,12 @@ fn listeners(draft: &mut Draft) {
                     .help(format!("the first is at {}", first.origin("bind"))),
             );
         }
+        if listener.value.reuse_port
+            && let Some(help) = why_not_shared(bind)
+        {
+            let message = format!("`reuse-port` has no meaning for {bind}");
+            findings.push(Finding::new(listener.origin("reuse-port"), message).help(help));
+        }
         if matches!(bind, Bind::Unix(_)) {
             continue;
         }
@@ -93,6 +99,17 @@ fn listeners(draft: &mut Draft) {
         }
     }
     draft.findings.append(&mut findings);
+}
+
+/// What to do instead of sharing an address that we cannot share.
+fn why_not_shared(bind: &Bind) -> Option<&'static str> {
+    match bind {
+        Bind::Tcp(_) => None,
+        Bind::Unix(_) => Some("only a TCP address can be shared by several servers; leave the key out"),
+        Bind::Fd(_) => Some(
+            "who binds the socket has to say so: in systemd's .socket unit write ReusePort=yes, and leave the key out here",
+        ),
+    }
 }
 
 /// The monitor and the control socket have addresses of their own.

@@ -22,7 +22,7 @@ use super::value::{self, Given, Read, Refusal, nearest};
 use super::{Bind, Dispatch, Listener, Mount};
 
 /// Keys of `[[listener]]`, and those that a later version will have.
-const LISTENER: &[&str] = &["bind", "protocol", "backlog", "mode", "owner", "group"];
+const LISTENER: &[&str] = &["bind", "protocol", "backlog", "reuse-port", "mode", "owner", "group"];
 const LISTENER_RESERVED: &[&str] = &["proxy-protocol", "tls"];
 /// Keys of `[[mount]]`.
 const MOUNT: &[&str] = &["path", "module", "args", "dispatch"];
@@ -159,6 +159,7 @@ impl Reader<'_> {
                 "bind" => bind(read).map(|bind| value.bind = bind),
                 "protocol" => protocol(read),
                 "backlog" => setting::backlog(read).map(|backlog| value.backlog = backlog),
+                "reuse-port" => value::truth(read).map(|shared| value.reuse_port = shared),
                 "mode" => value::octal(read).map(|mode| value.mode = Some(mode)),
                 "owner" => value::text(read).map(|owner| value.owner = Some(owner)),
                 "group" => value::text(read).map(|group| value.group = Some(group)),

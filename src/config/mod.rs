@@ -126,6 +126,8 @@ pub struct Listener {
     pub bind: Bind,
     /// Length of the accept queue, capped by net.core.somaxconn (listen(2)).
     pub backlog: u32,
+    /// Whether other servers may listen on the same TCP address beside this one (SO_REUSEPORT, socket(7)).
+    pub reuse_port: bool,
     /// Permission bits of a Unix socket.
     pub mode: Option<u32>,
     /// Owner of a Unix socket.
@@ -143,6 +145,7 @@ impl Listener {
         Self {
             bind,
             backlog: Self::BACKLOG,
+            reuse_port: false,
             mode: None,
             owner: None,
             group: None,

@@ -31,6 +31,7 @@ pub fn print(loaded: &Loaded) -> String {
         let name = |key: &str| format!("listener.{index}.{key}");
         page.value("bind", Some(quoted(&listener.bind.to_string())), &name("bind"));
         page.value("backlog", Some(listener.backlog.to_string()), &name("backlog"));
+        page.value("reuse-port", Some(listener.reuse_port.to_string()), &name("reuse-port"));
         page.value("mode", listener.mode.map(setting::octal), &name("mode"));
         page.value("owner", listener.owner.as_deref().map(quoted), &name("owner"));
         page.value("group", listener.group.as_deref().map(quoted), &name("group"));

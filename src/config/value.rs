@@ -282,6 +282,24 @@ pub fn word<T: Copy + PartialEq>(value: T, words: &[(&'static str, T)]) -> &'sta
         .map_or("", |(word, _)| word)
 }
 
+/// `true` or `false`.
+pub fn truth(given: Given<'_>) -> Read<bool> {
+    match given {
+        Given::Toml(DeValue::Boolean(truth)) => Ok(*truth),
+        Given::Typed("true") => Ok(true),
+        Given::Typed("false") => Ok(false),
+        other => {
+            let refusal = Refusal::of(format!("must be true or false, not {}", other.shown()));
+            Err(match other {
+                Given::Toml(DeValue::String(text)) if ["true", "false"].contains(&text.as_ref()) => {
+                    refusal.help(format!("without quotes: {text}"))
+                }
+                _ => refusal,
+            })
+        }
+    }
+}
+
 /// A duration in the form that [`duration`] reads.
 pub fn duration_text(time: Duration) -> String {
     match time.subsec_millis() {

@@ -13,6 +13,8 @@ use std::path::PathBuf;
 pub enum ListenerError {
     /// bind(2) or listen(2) failed.
     Bind(String, io::Error),
+    /// Another server has the address and does not share it.
+    NotShared(String, io::Error),
     /// The path of a Unix socket belongs to something else.
     NotASocket(PathBuf),
     /// A server answers on the Unix socket.
@@ -40,6 +42,12 @@ impl fmt::Display for ListenerError {
                     _ => "",
                 })
             }
+            Self::NotShared(address, error) => write!(
+                f,
+                "cannot listen on {address}: {}; the server that uses it does not share it: both need `reuse-port = true` and the \
+                 same user",
+                reason(error)
+            ),
             Self::NotASocket(path) => {
                 write!(
                     f,
@@ -70,7 +78,9 @@ impl fmt::Display for ListenerError {
 impl std::error::Error for ListenerError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Bind(_, error) | Self::Inherited(_, error) | Self::Handed(_, error) => Some(error),
+            Self::Bind(_, error) | Self::NotShared(_, error) | Self::Inherited(_, error) | Self::Handed(_, error) => {
+                Some(error)
+            }
             _ => None,
         }
     }

@@ -36,8 +36,13 @@ impl Listener {
     pub fn open(wanted: &config::Listener) -> Result<Self, ListenerError> {
         let listener = match &wanted.bind {
             config::Bind::Tcp(address) => {
-                let socket = socket::listen_tcp(*address, wanted.backlog)
-                    .map_err(|error| ListenerError::Bind(address.to_string(), error))?;
+                let socket = socket::listen_tcp(*address, wanted.backlog, wanted.reuse_port).map_err(|error| {
+                    if wanted.reuse_port && error.kind() == io::ErrorKind::AddrInUse {
+                        ListenerError::NotShared(address.to_string(), error)
+                    } else {
+                        ListenerError::Bind(address.to_string(), error)
+                    }
+                })?;
                 let address = socket::local(&socket).unwrap_or(Address::Tcp(*address));
                 Self {
                     socket,
@@ -53,6 +58,7 @@ impl Listener {
             }
         };
         listener.open_door();
+        listener.tell_sharing(wanted);
         Ok(listener)
     }
 
@@ -230,8 +236,35 @@ impl Listener {
         }
     }
 
+    /// Warns of what it means to share a port, once for each time that a socket comes to serve `wanted`. One that was open before
+    /// may be otherwise than wanted: the kernel heeds the flag at bind(2).
+    pub fn tell_sharing(&self, wanted: &config::Listener) {
+        if !self.is_tcp() || matches!(wanted.bind, config::Bind::Fd(_)) {
+            return;
+        }
+        let (address, shared) = (&self.address, socket::is_shared(&self.socket));
+        if shared && wanted.reuse_port {
+            tracing::warn!(
+                "other servers of the same user may listen on {address} too (reuse-port): the kernel deals connections out by a hash, \
+                 not by load; those queued at a server that is killed are lost; and any process of that user can take a share"
+            );
+        } else if self.origin == Origin::Inherited {
+            if wanted.reuse_port {
+                tracing::warn!(
+                    "reuse-port has no effect on {address}: the service manager bound it; write ReusePort=yes in its .socket unit"
+                );
+            }
+        } else if shared != wanted.reuse_port {
+            tracing::warn!(
+                "reuse-port = {} takes effect on {address} when the server is stopped and started: the listener that is open stays as it is",
+                wanted.reuse_port
+            );
+        }
+    }
+
     /// Takes on what can be changed of an open listener: its backlog, and mode and owner of a Unix socket.
     pub fn adjust(&self, wanted: &config::Listener) -> Result<(), ListenerError> {
+        self.tell_sharing(wanted);
         socket::set_backlog(&self.socket, wanted.backlog)
             .map_err(|error| ListenerError::Bind(self.address.to_string(), error))?;
         match &self.origin {
@@ -298,6 +331,7 @@ mod tests {
         config::Listener {
             bind,
             backlog: 64,
+            reuse_port: false,
             mode: None,
             owner: None,
             group: None,

@@ -83,7 +83,9 @@ impl Sockets {
     ) -> Result<(), ListenerError> {
         let mut opened: Vec<Option<Listener>> = Vec::with_capacity(wanted.len());
         for wanted in wanted {
-            opened.push(Listener::handed(&wanted.bind, handed)?);
+            let listener = Listener::handed(&wanted.bind, handed)?;
+            listener.iter().for_each(|listener| listener.tell_sharing(wanted));
+            opened.push(listener);
         }
         // Those named by number come first: no descriptor of ours may have taken it.
         let numbered = |bind: &Bind| matches!(bind, Bind::Fd(_));
@@ -162,7 +164,9 @@ impl Passed {
             return Listener::kept(self.socket, wanted);
         }
         let failed = |error: io::Error| ListenerError::Bind(wanted.bind.to_string(), error);
-        Listener::lent(self.socket).map_err(failed)
+        let listener = Listener::lent(self.socket).map_err(failed)?;
+        listener.tell_sharing(wanted);
+        Ok(listener)
     }
 
     fn refuse(self, unwanted: &mut Vec<String>) {

@@ -33,9 +33,9 @@ impl std::fmt::Display for Address {
     }
 }
 
-/// A listening TCP socket with SO_REUSEADDR; an IPv6 one takes IPv6 alone, so that `[::]` and `0.0.0.0` can be bound
-/// side by side.
-pub fn listen_tcp(address: SocketAddr, backlog: u32) -> io::Result<OwnedFd> {
+/// A listening TCP socket with SO_REUSEADDR, and with SO_REUSEPORT if it is to be `shared`; an IPv6 one takes IPv6 alone, so that
+/// `[::]` and `0.0.0.0` can be bound side by side.
+pub fn listen_tcp(address: SocketAddr, backlog: u32, shared: bool) -> io::Result<OwnedFd> {
     let family = if address.is_ipv6() {
         AddressFamily::Inet6
     } else {
@@ -48,12 +48,20 @@ pub fn listen_tcp(address: SocketAddr, backlog: u32) -> io::Result<OwnedFd> {
         None,
     )?;
     setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    if shared {
+        setsockopt(&fd, sockopt::ReusePort, &true)?;
+    }
     if address.is_ipv6() {
         setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
     }
     bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
     start_listening(&fd, backlog)?;
     Ok(fd)
+}
+
+/// Whether other sockets may be bound to the same address (SO_REUSEPORT).
+pub fn is_shared(listener: &impl AsFd) -> bool {
+    getsockopt(listener, sockopt::ReusePort).unwrap_or(false)
 }
 
 /// A listening Unix stream socket; creates the file, with the umask of the process.
