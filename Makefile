@@ -10,12 +10,12 @@ TOOLS := nginx-light:nginx curl:curl python3:python3 wrk:wrk nghttp2-client:h2lo
 
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help run test check handlers bench bench-quick faults soak systemd-test tools clean
+.PHONY: help run test check handlers bench bench-quick bench-publish faults soak systemd-test tools clean
 .DEFAULT_GOAL := help
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
-		printf '  make %-13s %s\n' "$$name" "$$text"; done
+		printf '  make %-14s %s\n' "$$name" "$$text"; done
 
 run: handlers ## build everything and serve handlers/hello.so on 127.0.0.1:$PORT with $WORKERS workers
 	exec $(TARGET)/release/appserver --workers $(WORKERS) --bind 127.0.0.1:$(PORT) --module handlers/hello.so
@@ -40,7 +40,7 @@ check: ## what CI runs: format, lints, documentation, tests
 	@$(MAKE) --no-print-directory test
 
 # uWSGI for its symcall plugin; the WSGI peers come from PyPI into a virtual environment below the target folder.
-BENCH_TOOLS := nginx-light:nginx wrk:wrk python3:python3 gcc:gcc uwsgi-core:uwsgi-core
+BENCH_TOOLS := nginx-light:nginx wrk:wrk python3:python3 gcc:gcc uwsgi-core:uwsgi-core valgrind:valgrind strace:strace
 BENCH := tests/bench/run --bin $(TARGET)/release --out $(TARGET)/bench
 
 bench: ## against the field: table, ratios and plots below target/bench, in half an hour (BENCH_ARGS="--only hello")
@@ -52,6 +52,9 @@ bench bench-quick: tools
 	@python3 -c 'import ensurepip' || $(MAKE) --no-print-directory tools TOOLS=python3-venv:no-command || true
 	$(CARGO) build --release --locked -p appserver -p handler-hello -p handler-lab -p bare-hyper
 	$(BENCH) $(BENCH_ARGS)
+
+bench-publish: ## the last full run's short table and three plots into tests/bench/results, for the README
+	$(BENCH) --redraw $(TARGET)/bench/bench.json --publish tests/bench/results
 
 # What becomes of requests under each fault; `make test` plays them too, but shorter and without the table.
 FAULTS := $(TARGET)/faults.txt

@@ -21,6 +21,8 @@ from supplies import Missing, Supplies
 # Rounds and seconds of a full and of a quick run, and the works that a quick run leaves to the full one.
 FULL, QUICK = (9, 3, 3), (3, 1, 1)
 NOT_QUICK = ("connections", "workers")
+# The plots that stand in the README.
+PUBLISHED = ("connections", "workers", "balance")
 
 
 def main():
@@ -30,7 +32,10 @@ def main():
             print(f"{work.NAME:<13}{work.TITLE}")
         return
     if options.redraw:
-        write(json.loads(options.redraw.read_text()), options.out)
+        data = json.loads(options.redraw.read_text())
+        write(data, options.out)
+        if options.publish:
+            publish(data, options.publish)
         return
     # A bench that is told to end ends its servers first.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -60,7 +65,11 @@ def read_line():
     parser.add_argument("--strict", action="store_true", help="fail when a figure misses what is expected")
     parser.add_argument("--list", action="store_true", help="tell the works and leave")
     parser.add_argument("--redraw", type=Path, metavar="JSON", help="measure nothing; make table and plots of a bench.json")
-    return parser.parse_args()
+    parser.add_argument("--publish", type=Path, metavar="FOLDER", help="with --redraw: also put the short table and three plots there")
+    options = parser.parse_args()
+    if options.publish and not options.redraw:
+        parser.error("--publish shows a run that is over: name its bench.json with --redraw")
+    return options
 
 
 def measure(options):
@@ -84,16 +93,45 @@ def measure(options):
     supplies.prepare(tell)
     with tempfile.TemporaryDirectory(prefix="appserver-bench-") as folder:
         session = Session(Field(supplies, folder), machine.Cores(), options.rounds or rounds, options.seconds or seconds,
-                          min(options.rounds or sweeps, sweeps), options.quick)
+                          sweeps if options.rounds is None else rounds_of_sweeps(options, sweeps), options.quick)
         for number, work in enumerate(chosen, 1):
             session.play(work, number, len(chosen))
     return {
-        "date": machine.today(), "commit": machine.commit(), "command": shlex.join(["tests/bench/run", *sys.argv[1:]]),
+        "date": machine.today(), "commit": machine.commit(), "command": command(options),
         "quick": options.quick, "rounds": session.rounds, "seconds": session.seconds, "machine": description,
         "cores": session.cores.describe(), "took_seconds": round(time.monotonic() - started),
         "results": [result.as_data() for result in session.results], "figures": session.figures,
         "left_out": session.left_out, "failed": session.failed,
     }
+
+
+def rounds_of_sweeps(options, sweeps):
+    """More rounds than usual would make a whole run endless, but works that were chosen have as many as were asked for."""
+    return options.rounds if options.only else min(options.rounds, sweeps)
+
+
+def command(options):
+    """What a reader types to have the same measured, whatever folders were named here."""
+    chosen = [word for name in options.only or () for word in ("--only", name)]
+    for name in ("rounds", "seconds"):
+        value = getattr(options, name)
+        if value is not None:
+            chosen += [f"--{name}", str(value)]
+    make = "make bench-quick" if options.quick else "make bench"
+    return make + (f' BENCH_ARGS="{shlex.join(chosen)}"' if chosen else "")
+
+
+def publish(data, folder):
+    """What the README shows: the short table and three plots, always the same files."""
+    lacking = [name for name in PUBLISHED if not any(name == result["name"] for result in data["results"])]
+    if lacking or data["quick"] or data["failed"]:
+        reason = "a quick run" if data["quick"] else f"a run without {', '.join([*lacking, *data['failed']])}"
+        raise SystemExit(f"bench: {reason} is not published: run `make bench` to its end")
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = [result for result in data["results"] if result["name"] in PUBLISHED]
+    plots.draw(data | {"results": shown}, folder)
+    (folder / "table.md").write_text(table.short(data))
+    print(f"published {', '.join(str(folder / name) for name in ['table.md', *(f'{name}.svg' for name in PUBLISHED)])}")
 
 
 def write(data, out):

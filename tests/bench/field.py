@@ -1,7 +1,9 @@
 """The field: takes the supplies and a scratch folder; gives the recipe of each contender, with one sentence on what it
 does more or less than appserver. All answer `/` with `Hello, world!` and a newline, as text/plain."""
 
+import json
 import os
+import subprocess
 from pathlib import Path
 
 import nginx
@@ -22,9 +24,10 @@ class Field:
         folder.mkdir()
         return folder
 
-    def ours(self, name=OURS, workers=1, module="hello", access=None, threads=None, dispatch=None, bind=None, told=False):
+    def ours(self, name=OURS, workers=1, module="hello", access=None, threads=None, dispatch=None, bind=None, told=False,
+             boot=None):
         """`bind` replaces the TCP address, for a server that stands behind nginx; `told` has the master log what it does,
-        with times, into `error.log`."""
+        with times, into `error.log`; `boot` is how long a worker may take to start."""
         folder, port = self.scratch(), free_port()
         library = self.supplies.built(f"lib{module}.so")
         settings = [f"workers = {workers}", "[control]", f'socket = "{folder}/control.sock"', "[log]", 'level = "warn"']
@@ -32,6 +35,8 @@ class Field:
             settings[-1:] = ['level = "info"', 'format = "json"', f'file = "{folder}/error.log"']
         if access:
             settings += [f'access = "{folder}/access.log"', f'access-format = "{access}"']
+        if boot:
+            settings += ["[timeouts]", f'boot = "{boot}"']
         settings += ["[[listener]]", f'bind = "{bind or f"127.0.0.1:{port}"}"']
         settings += ["[[mount]]", f'module = "{library}"']
         if dispatch:
@@ -48,6 +53,12 @@ class Field:
         }
         note = f"the same with `dispatch = \"{dispatch}\"`." if dispatch else notes[access]
         return Recipe(name, note, [command], port, control=folder / "control.sock")
+
+    def status(self, server):
+        """What a server of ours tells of itself."""
+        command = [self.supplies.built("appserver"), "status", "--json", "--control", server.control]
+        answer = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        return answer.get("status", answer)
 
     def bare_hyper(self):
         port = free_port()
@@ -95,8 +106,10 @@ class Field:
         ]
         if threads:
             command += ["--threads", threads]
-        note = ("less: a C function in a shared library, as ours, but its http-socket takes a connection per request and "
-                "one request at a time per thread, checks little of HTTP and sends no Date.")
+        # http11-socket keeps alive, but a process then serves one connection until it ends; it costs twice as much a request too.
+        note = ("less: a C function in a shared library, as ours, but its http-socket (its best mode: http11-socket keeps "
+                "alive, one connection at a time) takes a connection per request and one request at a time per thread, "
+                "checks little of HTTP and sends no Date.")
         return Recipe("uWSGI symcall", note, [command], port, keeps_alive=False)
 
     def gunicorn(self, kind, threads=4):
@@ -107,9 +120,11 @@ class Field:
         ]
         if kind == "gthread":
             command += ["--threads", threads, "--keep-alive", "75"]
-            note = f"the model we follow, in Python: WSGI on {threads} threads of one worker, kept alive."
+            note = (f"more: it runs a Python application (WSGI) where we call a function, on {threads} threads of one worker, kept "
+                    "alive; it supervises its workers as we do.")
         else:
-            note = "the model we follow, in Python: WSGI, one request at a time, a connection per request."
+            note = ("more: it runs a Python application (WSGI) where we call a function; less: one request at a time and a "
+                    "connection per request. It supervises its workers as we do.")
         command.append("hello:app")
         return Recipe(f"Gunicorn {kind}", note, [command], port, self.python_path(), kind == "gthread")
 
@@ -120,7 +135,8 @@ class Field:
             "--http", "1", "--no-ws", "--blocking-threads", threads, "--backlog", "1024", "--log-level", "warning",
             "hello:app",
         ]
-        note = "hyper in Rust before a Python WSGI application, so it calls an interpreter where we call a function."
+        note = ("more: it runs a Python application (WSGI) where we call a function, behind hyper in Rust; it supervises its "
+                "workers as we do.")
         return Recipe("Granian WSGI", note, [command], port, self.python_path())
 
     def python_path(self):

@@ -27,9 +27,9 @@ class Result:
 
     def median(self, name, key):
         entry = self.contenders.get(name)
-        if not entry or not entry["samples"]:
-            return None
-        return statistics.median(sample[key] for sample in entry["samples"])
+        # A run of another day may not have measured it.
+        values = [sample[key] for sample in entry["samples"] if key in sample] if entry else []
+        return statistics.median(values) if values else None
 
     def ratio(self, name, other, key):
         """The median of the rounds' own ratios: what drifts in the course of a run hurts both sides of each."""

@@ -10,6 +10,7 @@ from contender import Broken, Contender
 from field import OURS
 from result import Result, verdict
 from supplies import Missing
+from table import number
 
 
 class Session:
@@ -127,13 +128,13 @@ class Session:
             "note": note,
         }
         self.figures.append(figure)
-        self.tell(f"{text}: {value:.3g}{unit} (expected {sign} {bound:g}{unit}): {verdict(figure)}")
+        self.tell(f"{text}: {number(value)}{unit} (expected {sign} {bound:g}{unit}): {verdict(figure)}")
 
     def remark(self, text, value, unit, note=""):
         """A figure of which nothing was expected beforehand."""
         if value is not None:
             self.figures.append({"work": self.work, "text": text, "value": value, "unit": unit, "note": note})
-            self.tell(f"{text}: {value:.3g}{unit}")
+            self.tell(f"{text}: {number(value)}{unit}")
 
 
 def peer(name, recipe):

@@ -1,5 +1,5 @@
-"""Tables: takes the data of a run; gives it as text for a terminal and as Markdown for the README. Both show the same
-rows: every figure with what was expected of it, then each work's contenders, then a sentence about each peer."""
+"""Tables: takes the data of a run; gives it as text for a terminal and as Markdown, both with the same rows: every figure
+with what was expected of it, then each work's contenders, then a sentence about each peer; and a short form for the README."""
 
 import textwrap
 
@@ -25,6 +25,10 @@ def number(value):
     return f"{value:.2f}" if value >= 1 or value == 0 else f"{value:.3f}"
 
 
+def cell(value, divisor):
+    return "" if value is None else number(value / divisor)
+
+
 # Heading, key of the median, divisor.
 REQUESTS = [
     ("CPU µs/request", "cpu_us", 1), ("requests/s", "rate", 1), ("core busy", "busy", 1), ("p50 ms", "p50_us", 1000),
@@ -39,10 +43,15 @@ COLUMNS = {
         ("hello p50 ms", "p50_us", 1000), ("p99 ms", "p99_us", 1000), ("p99.9 ms", "p99.9_us", 1000), ("hello/s", "rate", 1),
         ("alone p99 ms", "alone_p99_us", 1000), ("alone hello/s", "alone_rate", 1),
     ],
-    "balance": [("Jain's index", "jain", 1), ("least", "least", 1), ("most", "most", 1), ("switches/connection", "switches", 1)],
+    "balance": [("Jain's index", "jain", 1), ("least", "least", 1), ("most", "most", 1), ("switches/accept", "switches", 1), ("with a request", "request_switches", 1)],
     "lifecycle": [
         ("start ms", "start_ms", 1), ("reload ms", "reload_ms", 1), ("PSS/worker MiB", "worker_mib", 1),
         ("PSS tree MiB", "tree_mib", 1), ("threads/worker", "worker_threads", 1),
+    ],
+    "path": [
+        ("receive calls", "receive", 1), ("send calls", "send", 1), ("other calls", "other", 1), ("polls", "poll", 1),
+        ("heap allocations", "allocations", 1), ("instructions", "instructions", 1),
+        ("browser's: allocations", "browser_allocations", 1), ("instructions", "browser_instructions", 1),
     ],
 }
 WITH_CPU_RATIO = ("hello", "churn")
@@ -57,7 +66,7 @@ def contender_rows(result):
     memory = any("pss_mib" in entry for entry in result.contenders.values())
     rows = [["", *[heading for heading, _, _ in columns], *["ours / its CPU"] * ratio, *["PSS MiB"] * memory]]
     for name, entry in result.contenders.items():
-        row = [name, *[number(result.median(name, key) / divisor) for _, key, divisor in columns]]
+        row = [name, *[cell(result.median(name, key), divisor) for _, key, divisor in columns]]
         if ratio:
             row.append(f"{result.ratio(OURS, name, 'cpu_us'):.3f}")
         if memory:
@@ -140,10 +149,25 @@ def markdown(data):
         parts += [*piped(figure_rows(data), left=2), ""]
     if tables:
         parts += ["<details><summary>Every work</summary>", "", *(line for lines in tables.values() for line in lines), "</details>", ""]
-    parts += [f"- **{name}**: {note}" for name, note in notes(data).items()]
+    parts += told(data)
     parts += [f"- failed: **{name}**: {' '.join(reason.split())}" for name, reason in data["failed"].items()]
     parts += [f"- left out: **{name}**: {' '.join(reason.split())}" for name, reason in data["left_out"].items()]
     return "\n".join(parts) + "\n"
+
+
+def short(data):
+    """For the README: the main figure, every figure with what was expected of it, and what each peer is."""
+    parts = [*heading(data), ""]
+    for each in data["results"]:
+        if each["name"] == "hello":
+            parts += [*piped(contender_rows(Result.from_data(each))), ""]
+    expected = [figure for figure in data["figures"] if "bound" in figure]
+    parts += [*piped(figure_rows({"figures": expected}), left=2), "", *told(data)]
+    return "\n".join(parts) + "\n"
+
+
+def told(data):
+    return [f"- **{name}**: {note}" for name, note in notes(data).items()]
 
 
 def piped(rows, left=1):

@@ -1,4 +1,4 @@
-"""Large bodies: a 100 MiB file to four clients, and uploads of 100 MiB from four clients, one worker on one core."""
+"""Large bodies of 100 MiB, four clients, one worker on one core: a file, an answer that is made as it is sent, an upload."""
 
 import json
 import subprocess
@@ -12,13 +12,17 @@ from session import peer
 from supplies import HERE
 
 NAME = "bulk"
-TITLE = "100 MiB files and uploads, four clients, one worker on one core"
+TITLE = "100 MiB files, streams and uploads, four clients, one worker on one core"
 SIZE = 100 << 20
 CLIENTS = 4
+PROXIED = "nginx + appserver"
+# Seconds: each client has one body or two.
+WARM = 0.1
 
 
 def run(session):
     download(session)
+    stream(session)
     upload(session)
 
 
@@ -36,32 +40,45 @@ def download(session):
         "file", "a file of 100 MiB, four clients, one worker on one core",
         [peer(OURS, lambda: field.ours(module="lab")), peer("nginx", lambda: field.nginx(files=folder))],
         lambda server: transfer(session, server, "get", targets[server.name]), show,
+        warm=lambda server: transfer(session, server, "get", targets[server.name], WARM),
     )
     file.unlink()
     session.expect("throughput of a 100 MiB file / nginx sendfile", result.ratio(OURS, "nginx", "rate"), " x", ">=", 0.9)
     session.remark("CPU per byte of a 100 MiB file / nginx sendfile", result.ratio(OURS, "nginx", "cpu_ms_per_gib"), " x")
 
 
+def stream(session):
+    field = session.field
+    result = session.contend(
+        "stream", "answers of 100 MiB that the handler makes as they are sent, 64 KiB at a time, four clients, one worker on one core",
+        [peer(OURS, lambda: field.ours(module="lab")), peer(PROXIED, lambda: field.proxied(module="lab"))],
+        lambda server: transfer(session, server, "get", f"/bytes?n={SIZE}"), show,
+        warm=lambda server: transfer(session, server, "get", f"/bytes?n={SIZE}", WARM),
+    )
+    session.expect("throughput of streams / nginx proxying the same", result.ratio(OURS, PROXIED, "rate"), " x", ">=", 1.0)
+    session.remark("memory that four streams of 100 MiB add, at most", result.median(OURS, "grown_mib"), " MiB")
+
+
 def upload(session):
     field = session.field
     targets = {"axum": "/sink"}
-    proxied = "nginx + appserver"
     result = session.contend(
         "upload", "uploads of 100 MiB, four clients, one worker on one core; the handler reads all of it",
-        [peer(OURS, lambda: field.ours(module="lab")), peer(proxied, lambda: field.proxied(module="lab")),
+        [peer(OURS, lambda: field.ours(module="lab")), peer(PROXIED, lambda: field.proxied(module="lab")),
          peer("axum", field.axum)],
         lambda server: transfer(session, server, "put", targets.get(server.name, "/read?n=65536")), show,
+        warm=lambda server: transfer(session, server, "put", targets.get(server.name, "/read?n=65536"), WARM),
     )
-    session.expect("throughput of uploads / nginx proxying the same", result.ratio(OURS, proxied, "rate"), " x", ">=", 1.0)
+    session.expect("throughput of uploads / nginx proxying the same", result.ratio(OURS, PROXIED, "rate"), " x", ">=", 1.0)
     session.remark("throughput of uploads / axum reading the same", result.ratio(OURS, "axum", "rate"), " x")
     session.remark("memory that four uploads of 100 MiB add, at most", result.median(OURS, "grown_mib"), " MiB")
 
 
-def transfer(session, server, action, target):
-    """One sample. Memory is watched meanwhile, for a body must not be held."""
+def transfer(session, server, action, target, seconds=None):
+    """One sample; a client that began a body ends it. Memory is watched meanwhile, for a body must not be held."""
     before, memory = server.cpu(), server.pss_mib()
     client = process.spawn(
-        [sys.executable, HERE / "stream.py", action, server.port, target, CLIENTS, session.seconds, SIZE],
+        [sys.executable, HERE / "stream.py", action, server.port, target, CLIENTS, seconds or session.seconds, SIZE],
         session.cores.client, subprocess.PIPE, text=True,
     )
     most, done = [memory], threading.Event()

@@ -17,7 +17,6 @@ def run(session):
         peer(OURS, field.ours),
         peer("bare hyper", field.bare_hyper),
         peer(OURS, lambda: field.ours(LOGGED, access="combined")),
-        peer(OURS, lambda: field.ours(INLINE, dispatch="inline")),
         peer("nginx", field.nginx),
         peer("axum", field.axum),
         peer("actix-web", field.actix),
@@ -27,6 +26,7 @@ def run(session):
     ]
     if not session.quick:
         recipes += [
+            peer(OURS, lambda: field.ours(INLINE, dispatch="inline")),
             peer("nginx + appserver", field.proxied),
             peer("Gunicorn sync", lambda: field.gunicorn("sync")),
             peer(OURS, lambda: field.ours(LOGGED_JSON, access="json")),

@@ -112,7 +112,7 @@ def memory(server):
 
 def reload(session, server):
     """From the command to its answer, which comes when the last old worker is replaced, beside 64 connections."""
-    load = Wrk(server.port, 64, 3, session.cores.pair_client)
+    load = Wrk(server.port, 64, 2 if session.quick else 3, session.cores.pair_client)
     try:
         time.sleep(1)
         begin = time.monotonic()
