@@ -116,7 +116,7 @@ fn a_stream_that_stops_after_its_first_chunk_is_cut_and_holds_no_stop() {
 
 /// One worker with one call at a time.
 fn one_at_a_time() -> Server {
-    let config = "[timeouts]\nheader = \"400ms\"\n[limits]\nin-flight = 1\n";
+    let config = "[timeouts]\nheader = \"1s\"\n[limits]\nin-flight = 1\n";
     Server::lab().workers(1).config(config).start()
 }
 
@@ -128,7 +128,7 @@ fn at_the_limit_of_calls_every_waiting_connection_has_its_turn() {
         let mut kept = server.client();
         assert_eq!(kept.get("/").unwrap().status, 200);
         let mut waiting = [kept, server.client(), server.client()];
-        taken(&mut busy, get("/sleep?ms=600"));
+        taken(&mut busy, get("/sleep?ms=1300"));
         for client in &mut waiting {
             client.send(get("/bytes?n=7")).unwrap();
         }
@@ -147,7 +147,7 @@ fn a_head_in_pieces_at_the_limit_of_calls_is_answered_and_no_408() {
     // The first has had an answer; the second has begun its head before the limit; the third begins it after.
     assert_eq!(waiting[0].get("/").unwrap().status, 200);
     taken(&mut waiting[1], "GET /bytes?n=7 HT");
-    taken(&mut busy, get("/sleep?ms=1200"));
+    taken(&mut busy, get("/sleep?ms=2500"));
     waiting[0].send("GET /bytes?n=7 HT").unwrap();
     waiting[2].send("GET /bytes?n=7 HT").unwrap();
     pause(Duration::from_millis(100));

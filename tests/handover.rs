@@ -160,6 +160,8 @@ fn a_busy_connection_is_handed_over_after_its_answer() {
     server.wait_for_workers("two are new", |pids| {
         pids.iter().filter(|pid| !old.contains(pid)).count() == 2
     });
+    // The old ones are told to leave when the new ones are ready, which is later than that they are there.
+    server.wait_for_log("ready: 2 workers (generation 2)");
     uploader.send("world").unwrap();
     for (client, answer) in [(&mut sleeper, "slept 1500 ms\n"), (&mut uploader, "helloworld")] {
         let reply = client.reply().unwrap();
