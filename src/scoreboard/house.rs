@@ -8,6 +8,7 @@ use super::counters::{COUNTER_WORDS, Counters};
 use super::text::{text_load, text_store};
 use crate::config::MOST_WORKERS;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::time::{Duration, Instant};
 
 /// Bytes of text that are kept.
 pub const TEXT: usize = 24 * 1024;
@@ -98,8 +99,8 @@ pub enum Tally {
     RollbacksRefused = 21,
 }
 
-/// A burial takes microseconds; a reader that has looked this often meets one that will never end.
-const LOOKS: usize = 1000;
+/// How long a reader waits for a moment when nobody is buried: a master on a busy machine may lose its core in the middle of it.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// The page.
 #[derive(Debug)]
@@ -177,7 +178,8 @@ impl House {
     /// Reads sums and slots at a moment when no worker is between the two. A master that was killed in the middle of it
     /// leaves one there for ever; then the last look has to do.
     pub fn between_burials<T>(&self, mut read: impl FnMut() -> T) -> T {
-        for _ in 0..LOOKS {
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE {
             let ended = self.words[BURIALS_ENDED].load(Ordering::Acquire);
             let begun = self.words[BURIALS_BEGUN].load(Ordering::Acquire);
             if begun == ended {
