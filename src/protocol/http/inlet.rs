@@ -92,6 +92,12 @@ impl Guard {
                     self.ledger.body_open.set(false);
                     self.stage = Stage::Head;
                     self.ledger.deadline.set(None);
+                    if !self.ledger.is_busy() && !self.is_last() {
+                        // Its answer had left before the body's end: the connection is free now.
+                        self.settled = true;
+                        self.rest();
+                        self.ledger.bound(Phase::Idle, self.gate.settings().timeouts.keep_alive);
+                    }
                 }
                 Poll::Ready(Ok(()))
             }

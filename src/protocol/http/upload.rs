@@ -76,6 +76,8 @@ pub async fn pump(mut body: Incoming, call: Arc<Call>, ledger: Rc<Ledger>) {
                 Ok(data) => call.push_input(data),
                 Err(frame) => trailers = frame.into_trailers().ok(),
             },
+            // Its exchange is over: what becomes of the rest of the body is no fault of the next request.
+            Some(Err(_)) if call.is_gone() => return,
             Some(Err(_)) => return call.finish_input(Err(status(&fault(&ledger)))),
             None => return call.finish_input(Ok(trailers)),
         }
