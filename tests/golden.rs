@@ -9,10 +9,12 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use appserver::protocol::http::refusal::Refusal;
 use serde::Deserialize;
 
 use crate::support::client::{Client, Failure, Reply};
 use crate::support::json;
+use crate::support::reader::{self, Asked};
 use crate::support::server::Server;
 
 const GOOD: &str = "GET /environ?good HTTP/1.1\r\nHost: good.example\r\n\r\n";
@@ -34,7 +36,10 @@ struct Expectation {
     /// Keys of the configuration's `[limits]`.
     #[serde(default)]
     limits: BTreeMap<String, u64>,
-    status: Option<u16>,
+    #[serde(rename = "status")]
+    _status: Option<u16>,
+    /// The constant of `Refusal`.
+    refusal: Option<String>,
     #[serde(default)]
     request: Vec<Expected>,
 }
@@ -118,13 +123,16 @@ fn replay_one(server: &Server, case: &Case, manner: Manner) -> Result<(), String
         let reply = next(&mut client, "the good request before it")?;
         same("the good request's status", &reply.status, &200)?;
     }
-    let outcome = match case.expectation.status {
-        Some(status) => is_refused(&mut client, status),
-        None => is_served(&mut client, &case.expectation.request, manner),
+    let outcome = match &case.expectation.refusal {
+        Some(name) => is_refused(
+            &mut client,
+            Refusal::named(name).ok_or(format!("no refusal is called {name}"))?,
+        ),
+        None => is_served(&mut client, case, manner),
     };
     outcome?;
     let good = i64::from(manner == Manner::BehindAGoodOne);
-    if case.expectation.status.is_some() {
+    if case.expectation.refusal.is_some() {
         // The two looks at the count are calls themselves: one lies between them.
         same("calls of the handler", &(calls(server)? - before - 1), &good)?;
     }
@@ -150,9 +158,11 @@ fn send(client: &mut Client, bytes: &[u8], manner: Manner) {
     };
 }
 
-fn is_refused(client: &mut Client, status: u16) -> Result<(), String> {
+fn is_refused(client: &mut Client, refusal: Refusal) -> Result<(), String> {
     let reply = next(client, "the refusal")?;
-    same("status", &reply.status, &status)?;
+    same("status", &reply.status, &refusal.status)?;
+    same("body", &reply.text(), &refusal.text())?;
+    same("a date", &reply.header("date").is_some(), &true)?;
     same(
         "Connection",
         &reply.header("connection").map(str::to_ascii_lowercase).as_deref(),
@@ -164,13 +174,32 @@ fn is_refused(client: &mut Client, status: u16) -> Result<(), String> {
     is_over(client)
 }
 
-fn is_served(client: &mut Client, requests: &[Expected], manner: Manner) -> Result<(), String> {
-    for (number, expected) in requests.iter().enumerate() {
+fn is_served(client: &mut Client, case: &Case, manner: Manner) -> Result<(), String> {
+    let requests = &case.expectation.request;
+    let (asked, _) = reader::read(&case.bytes);
+    same(
+        "number of requests, as a simple reader sees it",
+        &asked.len(),
+        &requests.len(),
+    )?;
+    for (number, (expected, asked)) in requests.iter().zip(&asked).enumerate() {
         let what = format!("answer {}", number + 1);
         let reply = next(client, &what)?;
-        is_as_expected(&reply, expected).map_err(|problem| format!("{what}: {problem}"))?;
+        is_as_expected(&reply, expected)
+            .and_then(|()| is_as_sent(&reply, expected, asked))
+            .map_err(|problem| format!("{what}: {problem}"))?;
     }
-    if manner == Manner::HalfClosed || requests.last().is_some_and(|request| request.close) {
+    let closes = requests.last().is_some_and(|request| request.close);
+    if closes && manner == Manner::ByteByByte {
+        // A client that goes on sending behind its own close is not waited for, and what it still sends may be answered by a
+        // reset; by anything else never.
+        return match client.rest() {
+            Err(Failure::Broken(_)) => Ok(()),
+            Ok(rest) if rest.is_empty() => Ok(()),
+            other => Err(format!("behind the last answer: {other:?}")),
+        };
+    }
+    if closes || manner == Manner::HalfClosed {
         return is_over(client);
     }
     // Whatever more had been answered would stand before this.
@@ -224,6 +253,41 @@ fn is_as_expected(reply: &Reply, expected: &Expected) -> Result<(), String> {
             Ok(())
         }
     }
+}
+
+/// The handler was told what stands in the bytes, each field included and no other.
+fn is_as_sent(reply: &Reply, expected: &Expected, asked: &Asked) -> Result<(), String> {
+    match expected.path_info.as_deref() {
+        None | Some("/hash") => return Ok(()),
+        Some("/echo") => return same("body, as sent", &reply.body, &asked.body),
+        Some(_) => {}
+    }
+    let told = environ(reply)?;
+    same(
+        "method, as sent",
+        &told.get("REQUEST_METHOD"),
+        &Some(&latin_1(&asked.method)),
+    )?;
+    let mut sent: BTreeMap<String, String> = BTreeMap::new();
+    for (name, value) in asked.fields.iter().filter(|(name, _)| !name.contains(&b'_')) {
+        let key = format!("HTTP_{}", latin_1(name).to_ascii_uppercase().replace('-', "_"));
+        let value = latin_1(value);
+        match sent.get_mut(&key) {
+            Some(before) => *before = format!("{before}, {value}"),
+            None => drop(sent.insert(key, value)),
+        }
+    }
+    for key in ["TYPE", "LENGTH"] {
+        if let Some(value) = sent.remove(&format!("HTTP_CONTENT_{key}")) {
+            same(key, &told.get(&format!("CONTENT_{key}")), &Some(&value))?;
+        }
+    }
+    if !asked.target.starts_with(b"/") {
+        // The target's authority stands in its place, and the expectation says so.
+        sent.insert("HTTP_HOST".into(), told.get("HTTP_HOST").cloned().unwrap_or_default());
+    }
+    let told: BTreeMap<String, String> = told.into_iter().filter(|(key, _)| key.starts_with("HTTP_")).collect();
+    same("fields, as sent", &told, &sent)
 }
 
 fn environ(reply: &Reply) -> Result<BTreeMap<String, String>, String> {

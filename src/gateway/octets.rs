@@ -15,6 +15,8 @@ pub const TEXT: u8 = 4;
 pub const TARGET: u8 = 8;
 /// unreserved and sub-delims: what a registered name is made of, percent-encoding excepted (RFC 3986 section 3.2.2).
 pub const REG_NAME: u8 = 16;
+/// The ten digits.
+pub const DIGIT: u8 = 32;
 
 const CLASSES: [u8; 256] = classes();
 
@@ -56,6 +58,9 @@ const fn class(byte: u8) -> u8 {
     if byte.is_ascii_alphanumeric() || is_one_of(byte, b"-._~!$&'()*+,;=") {
         class |= REG_NAME;
     }
+    if byte.is_ascii_digit() {
+        class |= DIGIT;
+    }
     class
 }
 
@@ -80,15 +85,30 @@ pub fn is(class: u8, byte: u8) -> bool {
 /// let the compiler lay the steps out one after the other without a check for the end between them.
 #[inline]
 pub fn run(class: u8, bytes: &[u8]) -> usize {
-    let (words, rest) = bytes.as_chunks::<8>();
-    for (at, word) in words.iter().enumerate() {
+    let mut at = 0;
+    while let Some(word) = word(bytes, at) {
         for (within, &byte) in word.iter().enumerate() {
             if !is(class, byte) {
-                return at * 8 + within;
+                return at + within;
             }
         }
+        at += 8;
     }
-    words.len() * 8 + rest.iter().position(|&byte| !is(class, byte)).unwrap_or(rest.len())
+    short_run(class, bytes, at)
+}
+
+/// The eight bytes at `at`, if there are as many.
+#[inline(always)]
+fn word(bytes: &[u8], at: usize) -> Option<&[u8; 8]> {
+    bytes.get(at..at + 8)?.first_chunk()
+}
+
+/// The end of a run that has come to the last bytes, fewer than a word. More than that follows most runs in a head, so
+/// this is kept out of their way.
+#[inline(never)]
+fn short_run(class: u8, bytes: &[u8], at: usize) -> usize {
+    let end = bytes[at..].iter().position(|&byte| !is(class, byte));
+    end.map_or(bytes.len(), |end| at + end)
 }
 
 /// How many leading bytes are [`TEXT`].
@@ -108,14 +128,15 @@ pub fn target_run(bytes: &[u8]) -> usize {
 /// `outside` marks with its high bit each byte of a word that is not of `class`; only the lowest mark need be exact.
 #[inline]
 fn long_run(class: u8, bytes: &[u8], outside: impl Fn(u64) -> u64) -> usize {
-    let (words, rest) = bytes.as_chunks::<8>();
-    for (at, word) in words.iter().enumerate() {
+    let mut at = 0;
+    while let Some(word) = word(bytes, at) {
         let marks = outside(u64::from_le_bytes(*word));
         if marks != 0 {
-            return at * 8 + (marks.trailing_zeros() / 8) as usize;
+            return at + (marks.trailing_zeros() / 8) as usize;
         }
+        at += 8;
     }
-    words.len() * 8 + run(class, rest)
+    short_run(class, bytes, at)
 }
 
 const ONES: u64 = u64::from_ne_bytes([1; 8]);

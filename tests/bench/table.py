@@ -51,7 +51,8 @@ COLUMNS = {
     "path": [
         ("receive calls", "receive", 1), ("send calls", "send", 1), ("other calls", "other", 1), ("polls", "poll", 1),
         ("heap allocations", "allocations", 1), ("instructions", "instructions", 1),
-        ("browser's: allocations", "browser_allocations", 1), ("instructions", "browser_instructions", 1),
+        ("the guard's", "guard", 1), ("browser's: allocations", "browser_allocations", 1),
+        ("instructions", "browser_instructions", 1), ("the guard's", "browser_guard", 1),
     ],
 }
 WITH_CPU_RATIO = ("hello", "churn")

@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::field::{self, Span};
+use super::field::{self, Field, Span};
 use super::framing::Framing;
 use super::head::Version;
 use super::refusal::Refusal;
@@ -16,45 +16,59 @@ use super::target;
 pub(super) struct Facts {
     pub(super) host: Option<Span>,
     /// The declared length; one that no number can hold is larger than any limit.
-    length: Option<u64>,
-    chunked: bool,
-    content_type: bool,
-    close: bool,
-    keep_alive: bool,
-    upgrade_option: bool,
-    upgrade_field: bool,
-    expect: bool,
+    length: u64,
+    /// What was said, one bit each: most heads say nothing of all this, and that is one comparison.
+    said: u8,
 }
+
+const LENGTH: u8 = 1;
+const CHUNKED: u8 = 2;
+const CONTENT_TYPE: u8 = 4;
+const CLOSE: u8 = 8;
+const KEEP_ALIVE: u8 = 16;
+const UPGRADE_OPTION: u8 = 32;
+const UPGRADE_FIELD: u8 = 64;
+const EXPECT: u8 = 128;
 
 impl Facts {
     /// Takes note of one field. Most names are told apart by their length alone.
     #[inline]
-    pub(super) fn note(&mut self, name: &[u8], value: Span, buf: &[u8], version: Version) -> Result<(), Refusal> {
-        let text = value.of(buf);
+    pub(super) fn note(&mut self, field: Field, buf: &[u8], version: Version) -> Result<(), Refusal> {
+        let (name, text) = (field.name.of(buf), field.value.of(buf));
         match name.len() {
             4 if field::named(name, b"host") => {
-                first(self.host.replace(value).is_none(), Refusal::HOST_REPEATED)?;
-                target::authority(text).map_err(|_| Refusal::HOST_INVALID)?;
+                if self.host.replace(field.value).is_some() {
+                    return Err(Refusal::HOST_REPEATED);
+                }
+                if target::is_plain_authority(&buf[field.value.start as usize..], text.len())
+                    || target::authority(text).is_ok()
+                {
+                    Ok(())
+                } else {
+                    Err(Refusal::HOST_INVALID)
+                }
             }
+            6 | 7 | 10 | 12 | 14 | 17 => self.note_rarer(name, text, version),
+            _ => Ok(()),
+        }
+    }
+
+    /// The fields that not every request has.
+    #[inline(never)]
+    fn note_rarer(&mut self, name: &[u8], text: &[u8], version: Version) -> Result<(), Refusal> {
+        match name.len() {
             6 if field::named(name, b"expect") && version == Version::Http11 => {
                 if !text.eq_ignore_ascii_case(b"100-continue") {
                     return Err(Refusal::EXPECTATION);
                 }
-                self.expect = true;
+                self.said |= EXPECT;
             }
-            7 if field::named(name, b"upgrade") => self.upgrade_field |= !text.is_empty(),
+            7 if field::named(name, b"upgrade") => self.say(UPGRADE_FIELD, !text.is_empty()),
             10 if field::named(name, b"connection") => self.connection(text),
-            12 if field::named(name, b"content-type") => {
-                first(
-                    !std::mem::replace(&mut self.content_type, true),
-                    Refusal::CONTENT_TYPE_REPEATED,
-                )?;
-            }
+            12 if field::named(name, b"content-type") => self.once(CONTENT_TYPE, Refusal::CONTENT_TYPE_REPEATED)?,
             14 if field::named(name, b"content-length") => {
-                first(
-                    self.length.replace(content_length(text)?).is_none(),
-                    Refusal::LENGTH_REPEATED,
-                )?;
+                self.length = content_length(text)?;
+                self.once(LENGTH, Refusal::LENGTH_REPEATED)?;
             }
             17 if field::named(name, b"transfer-encoding") => self.transfer_encoding(text, version)?,
             14 | 17 if imitates_framing(name) => return Err(Refusal::FRAMING_LOOKALIKE),
@@ -68,9 +82,9 @@ impl Facts {
     fn connection(&mut self, text: &[u8]) {
         for option in text.split(|&byte| byte == b',').map(field::trim) {
             match option.len() {
-                5 => self.close |= option.eq_ignore_ascii_case(b"close"),
-                7 => self.upgrade_option |= option.eq_ignore_ascii_case(b"upgrade"),
-                10 => self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive"),
+                5 => self.say(CLOSE, option.eq_ignore_ascii_case(b"close")),
+                7 => self.say(UPGRADE_OPTION, option.eq_ignore_ascii_case(b"upgrade")),
+                10 => self.say(KEEP_ALIVE, option.eq_ignore_ascii_case(b"keep-alive")),
                 _ => {}
             }
         }
@@ -83,7 +97,7 @@ impl Facts {
         if version == Version::Http10 {
             return Err(Refusal::CODING_IN_HTTP_10);
         }
-        first(!std::mem::replace(&mut self.chunked, true), Refusal::CODING_REPEATED)?;
+        self.once(CHUNKED, Refusal::CODING_REPEATED)?;
         let is_chunked = |coding: &[u8]| field::trim(coding).eq_ignore_ascii_case(b"chunked");
         let mut codings = text.rsplit(|&byte| byte == b',');
         if !codings.next().is_some_and(is_chunked) {
@@ -103,41 +117,58 @@ impl Facts {
         }
     }
 
+    /// Whether no field said anything of framing, persistence, expectation or upgrade.
+    #[inline]
+    pub(super) fn is_plain(&self) -> bool {
+        self.said & !CONTENT_TYPE == 0
+    }
+
+    fn has_said(&self, what: u8) -> bool {
+        self.said & what != 0
+    }
+
+    fn say(&mut self, what: u8, said: bool) {
+        self.said |= if said { what } else { 0 };
+    }
+
+    /// Refuses a field that is not the first of its name.
+    fn once(&mut self, what: u8, otherwise: Refusal) -> Result<(), Refusal> {
+        if self.has_said(what) {
+            return Err(otherwise);
+        }
+        self.said |= what;
+        Ok(())
+    }
+
     /// How the body is framed, `limit` being the largest declared length that is accepted.
     #[inline]
     pub(super) fn framing(&self, limit: u64) -> Result<Framing, Refusal> {
-        match (self.length, self.chunked) {
-            (None, false) => Ok(Framing::None),
-            (Some(_), true) => Err(Refusal::LENGTH_AND_CODING),
-            (None, true) => Ok(Framing::Chunked),
-            (Some(length), false) if length <= limit => Ok(Framing::Length(length)),
-            _ => Err(Refusal::BODY_TOO_LARGE),
+        match self.said & (LENGTH | CHUNKED) {
+            0 => Ok(Framing::None),
+            CHUNKED => Ok(Framing::Chunked),
+            LENGTH if self.length <= limit => Ok(Framing::Length(self.length)),
+            LENGTH => Err(Refusal::BODY_TOO_LARGE),
+            _ => Err(Refusal::LENGTH_AND_CODING),
         }
     }
 
     /// Whether the connection may serve another request (RFC 9112 section 9.3); close overrides keep-alive.
     #[inline]
     pub(super) fn keeps_alive(&self, version: Version) -> bool {
-        !self.close && (version == Version::Http11 || self.keep_alive)
+        !self.has_said(CLOSE) && (version == Version::Http11 || self.has_said(KEEP_ALIVE))
     }
 
     /// Whether the client offers another protocol (RFC 9110 section 7.8); HTTP/1.0 cannot.
     #[inline]
     pub(super) fn upgrade(&self, version: Version) -> bool {
-        self.upgrade_option && self.upgrade_field && version == Version::Http11
+        self.has_said(UPGRADE_OPTION) && self.has_said(UPGRADE_FIELD) && version == Version::Http11
     }
 
     /// Whether the client waits for 100 before it sends what `framing` announces (RFC 9110 section 10.1.1).
     #[inline]
     pub(super) fn expects_continue(&self, framing: Framing) -> bool {
-        self.expect && !matches!(framing, Framing::None | Framing::Length(0))
+        self.has_said(EXPECT) && !matches!(framing, Framing::None | Framing::Length(0))
     }
-}
-
-/// Refuses a field that is not the first of its name.
-#[inline]
-fn first(is_first: bool, otherwise: Refusal) -> Result<(), Refusal> {
-    if is_first { Ok(()) } else { Err(otherwise) }
 }
 
 /// Whether `name` is Content-Length or Transfer-Encoding spelt with underscores.
@@ -156,12 +187,17 @@ fn content_length(text: &[u8]) -> Result<u64, Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Facts, Framing, Refusal, Span, Version};
+    use super::{Facts, Field, Framing, Refusal, Span, Version};
 
     fn facts(version: Version, fields: &[(&str, &str)]) -> Result<Facts, Refusal> {
         let mut facts = Facts::default();
         for (name, value) in fields {
-            facts.note(name.as_bytes(), Span::new(0, value.len()), value.as_bytes(), version)?;
+            let line = format!("{name}:{value}\r\n");
+            let field = Field {
+                name: Span::new(0, name.len()),
+                value: Span::new(name.len() + 1, name.len() + 1 + value.len()),
+            };
+            facts.note(field, line.as_bytes(), version)?;
         }
         Ok(facts)
     }

@@ -23,6 +23,9 @@ macro_rules! refusals {
 
             /// Every refusal there is, for tests and for documentation.
             pub const ALL: &'static [Refusal] = &[$(Refusal::$name),*];
+
+            /// The constants' names, in the order of [`Refusal::ALL`].
+            pub const NAMES: &'static [&'static str] = &[$(stringify!($name)),*];
         }
     };
 }
@@ -34,6 +37,8 @@ refusals! {
     BARE_LF = 400 "A line must end with CR LF, not with a line feed alone.";
     /// A TLS record where a request line should be.
     TLS = 400 "This port speaks plain HTTP, and a TLS handshake arrived.";
+    /// PROXY protocol section 2.1, where it is not configured.
+    PROXY_PROTOCOL = 400 "A line of the PROXY protocol arrived, and this listener is not told to expect one.";
     /// RFC 9112 section 3.
     REQUEST_LINE = 400 "The request line is not: method, one space, target, one space, version.";
     /// RFC 9110 section 9.1; we take upper-case letters, digits, hyphen and underscore.
@@ -58,6 +63,8 @@ refusals! {
     VERSION = 400 "The protocol version is malformed.";
     /// RFC 9110 section 15.6.6.
     VERSION_UNSUPPORTED = 505 "This server speaks HTTP/1.0 and HTTP/1.1.";
+    /// RFC 9113 section 3.4.
+    HTTP_2 = 505 "The preface of HTTP/2 arrived, and this server speaks HTTP/1.0 and HTTP/1.1.";
     /// RFC 9112 section 5, RFC 9110 section 5.1.
     FIELD_NAME = 400 "A field name is missing or holds a byte that is not allowed.";
     /// RFC 9112 section 5.1.
@@ -103,7 +110,7 @@ refusals! {
     /// RFC 9112 section 7.1.
     CHUNK_SIZE = 400 "A chunk size is not a plain hexadecimal number.";
     /// RFC 9112 section 7.1.1.
-    CHUNK_EXTENSION = 400 "A chunk extension holds a control byte.";
+    CHUNK_EXTENSION = 400 "A chunk extension is malformed.";
     /// RFC 9112 section 7.1.1: a reasonable limit on their total.
     CHUNK_EXTENSIONS_TOO_LARGE = 413 "The chunk extensions are larger in total than this server accepts.";
     /// RFC 9112 section 7.1.
@@ -118,11 +125,65 @@ refusals! {
     BODY_TRUNCATED = 400 "The request body ended before its announced end.";
     /// A file system or a C program would take it for the path's end.
     NUL_IN_PATH = 400 "The path holds an encoded NUL.";
+    /// gateway/hop: RFC 7239 section 6.
+    FORWARDED_ADDRESS = 400 "The front-end names its client by what is no address.";
+    /// RFC 7239 section 4.
+    FORWARDED_SYNTAX = 400 "The Forwarded field of the front-end is malformed.";
+    /// gateway/forwarded.
+    FORWARDED_SCHEME = 400 "The front-end names a scheme other than http, https, ws and wss.";
+    /// gateway/forwarded.
+    FORWARDED_HOST = 400 "The front-end names a host that is malformed.";
+    /// gateway/forwarded.
+    FORWARDED_PORT = 400 "The front-end names a port that is no number from 1 to 65535.";
+    /// gateway/forwarded.
+    FORWARDED_PREFIX = 400 "The front-end names a prefix that is no plain path.";
+    /// gateway/forwarded.
+    FORWARDED_CLIENTS = 400 "The forwarding fields of the front-end name different clients.";
+    /// gateway/forwarded.
+    FORWARDED_SCHEMES = 400 "The forwarding fields of the front-end name different schemes.";
+    /// gateway/forwarded.
+    FORWARDED_HOSTS = 400 "The forwarding fields of the front-end name different hosts.";
+    /// gateway/forwarded.
+    FORWARDED_PORTS = 400 "The forwarding fields of the front-end name different ports.";
+    /// gateway/forwarded.
+    FORWARDED_PREFIXES = 400 "The forwarding fields of the front-end name different prefixes.";
+    /// The uwsgi protocol: a packet of names and values.
+    UWSGI_MALFORMED = 400 "The uwsgi packet is malformed.";
+    /// The uwsgi protocol: REQUEST_METHOD, and PATH_INFO or REQUEST_URI.
+    UWSGI_MISSING = 400 "The uwsgi packet names no method or no path: include uwsgi_params in nginx.";
+    /// Two of them, and which is meant would be a guess.
+    UWSGI_REPEATED = 400 "The uwsgi packet holds a variable twice that frames the request.";
+    /// Whoever reaches the port could have code of his own run: it is the way that uWSGI was broken into most often.
+    UWSGI_CODE = 400 "The uwsgi packet asks to load code or to change the process (UWSGI_ variables), which is never done.";
+    /// The uwsgi protocol: modifiers for other plugins, for evaluation, remote calls, signals and the cache.
+    UWSGI_MODIFIER = 501 "The uwsgi packet is no plain request (modifier 0): nothing else is done for who asks.";
+    /// A client of another protocol.
+    UWSGI_HTTP = 400 "This port speaks the uwsgi protocol, and HTTP arrived: use uwsgi_pass in nginx, or an http listener.";
+    /// A client of another protocol.
+    UWSGI_TLS = 400 "This port speaks the uwsgi protocol, and a TLS handshake arrived.";
+    /// PROXY protocol section 2: it is there or it is not, and is not guessed.
+    PROXY_MISSING = 400 "This listener is for front-ends, and a PROXY header must come first.";
+    /// PROXY protocol sections 2.1 and 2.2.
+    PROXY_MALFORMED = 400 "The PROXY header of the front-end is malformed.";
+    /// PROXY protocol section 2.1; 4 KiB in version 2.
+    PROXY_TOO_LONG = 400 "The PROXY header of the front-end is longer than this server accepts.";
+    /// PROXY protocol section 2.2.
+    PROXY_DATAGRAMS = 400 "The PROXY header of the front-end tells of datagrams, and this is a stream.";
+    /// PROXY protocol section 2.2.3.
+    PROXY_CHECKSUM = 400 "The checksum in the PROXY header of the front-end is wrong.";
+    /// PROXY protocol section 2.
+    PROXY_TRUNCATED = 400 "The PROXY header of the front-end ended before its end.";
     /// RFC 9110 section 6.5.1.
     TRAILER_FORBIDDEN = 400 "A trailer holds a field that belongs in the head.";
 }
 
 impl Refusal {
+    /// The constant called `name`.
+    pub fn named(name: &str) -> Option<Refusal> {
+        let at = Refusal::NAMES.iter().position(|other| *other == name)?;
+        Some(Refusal::ALL[at])
+    }
+
     /// The body of the answer: one line of text.
     pub fn text(&self) -> String {
         format!("{}\n", self.why)

@@ -40,6 +40,7 @@ def run(session):
             f"{name:<20} {found['receive']:.1f} receive, {found['send']:.1f} send, {found['other']:.1f} other and "
             f"{found['poll']:.1f} poll calls, {found['allocations']:.1f} allocations, {found['instructions']:,.0f} instructions "
             f"({found['browser_instructions']:,.0f} with a browser's headers)"
+            + (f", {found['guard']:,.0f} of them ({found['browser_guard']:,.0f}) the guard's" if "guard" in found else "")
         )
     # Inline was first because ours is measured by it; ours is shown first.
     result.contenders = dict(sorted(result.contenders.items(), key=lambda entry: entry[0] != OURS))
@@ -51,6 +52,12 @@ def publish(session, result):
     calls = result.median(OURS, "calls")
     session.expect("system calls per request, the poll not counted", calls, "", "<=", 2)
     session.expect("heap allocations per request", result.median(OURS, "allocations"), "", "<=", 6)
+    guard = result.median(OURS, "guard")
+    if guard is None:
+        session.leave_out("guard", "callgrind does not see the function: is it inlined?")
+    else:
+        session.expect("user instructions of the guard", guard, "", "<=", 600)
+        session.remark("the same with a browser's headers", result.median(OURS, "browser_guard"), "")
     session.remark("user instructions per request", result.median(OURS, "instructions"), "")
     for other in ("bare hyper", "nginx", INLINE):
         session.remark(f"user instructions per request, {OURS} / {other}", result.ratio(OURS, other, "instructions"), " x")
