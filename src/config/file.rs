@@ -14,16 +14,26 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
+use super::bind::Place;
 use super::draft::{Draft, Placed};
 use super::origin::{Origin, Spot};
 use super::reserved;
-use super::setting::{self, DISPATCHES, SETTINGS, TABLES};
+use super::setting::{self, DISPATCHES, PROTOCOLS, SETTINGS, TABLES};
 use super::value::{self, Given, Read, Refusal, nearest};
 use super::{Bind, Dispatch, Listener, Mount};
 
 /// Keys of `[[listener]]`, and those that a later version will have.
-const LISTENER: &[&str] = &["bind", "protocol", "backlog", "reuse-port", "mode", "owner", "group"];
-const LISTENER_RESERVED: &[&str] = &["proxy-protocol", "tls"];
+const LISTENER: &[&str] = &[
+    "bind",
+    "protocol",
+    "proxy-protocol",
+    "backlog",
+    "reuse-port",
+    "mode",
+    "owner",
+    "group",
+];
+const LISTENER_RESERVED: &[&str] = &["tls"];
 /// Keys of `[[mount]]`.
 const MOUNT: &[&str] = &["path", "module", "args", "dispatch"];
 
@@ -152,12 +162,18 @@ impl Reader<'_> {
     fn listener(&mut self, table: &Value<'_>, keys: &DeTable<'_>) {
         let mut value = Listener::new(Bind::default());
         let mut origins = Vec::new();
+        // By the address, by the key.
+        let (mut told, mut said) = (None, None);
         for (key, given) in keys {
             let name = key.get_ref().as_ref();
             let read = Given::Toml(given.get_ref());
             let taken = match name {
-                "bind" => bind(read).map(|bind| value.bind = bind),
-                "protocol" => protocol(read),
+                "bind" => place(read).map(|place| {
+                    value.bind = place.bind;
+                    told = place.protocol;
+                }),
+                "protocol" => value::choice(read, PROTOCOLS).map(|protocol| said = Some(protocol)),
+                "proxy-protocol" => value::truth(read).map(|told| value.proxy_protocol = told),
                 "backlog" => setting::backlog(read).map(|backlog| value.backlog = backlog),
                 "reuse-port" => value::truth(read).map(|shared| value.reuse_port = shared),
                 "mode" => value::octal(read).map(|mode| value.mode = Some(mode)),
@@ -173,6 +189,13 @@ impl Reader<'_> {
                 }
             };
             self.taken(taken, name, given, &mut origins);
+        }
+        value.protocol = told.or(said).unwrap_or_default();
+        if let (Some(told), Some(said)) = (told, said)
+            && told != said
+        {
+            let help = "say it once: leave the key out, or the address without a protocol".to_owned();
+            self.wrong(table, "`bind` and `protocol` name different protocols".to_owned(), help);
         }
         if !keys.contains_key("bind") {
             let help = format!("name the address, for instance bind = \"{}\"", Bind::default());
@@ -326,17 +349,8 @@ fn refused(keys: &DeTable<'_>, origins: &[(String, Origin)], key: &str) -> bool 
     keys.contains_key(key) && !origins.iter().any(|(name, _)| name == key)
 }
 
-fn bind(given: Given<'_>) -> Read<Bind> {
+fn place(given: Given<'_>) -> Read<Place> {
     value::text(given)?.parse()
-}
-
-fn protocol(given: Given<'_>) -> Read<()> {
-    match value::text(given)?.as_str() {
-        "http" => Ok(()),
-        "uwsgi" => Err(Refusal::of("= \"uwsgi\": `uwsgi` is reserved for a later version")
-            .help("leave it out: http is the default")),
-        other => Err(Refusal::of(format!("must be \"http\", not {other:?}"))),
-    }
 }
 
 /// A URL prefix, without its trailing slash; `/` is the root.

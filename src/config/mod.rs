@@ -16,18 +16,21 @@ mod origin;
 mod print;
 mod reserved;
 mod setting;
+mod trusted;
 mod value;
 mod verb;
 
 pub use cli::Cli;
-pub use draft::{Loaded, load};
+pub use draft::{Loaded, load, load_by};
 pub use file::control_socket;
 pub use finding::{ConfigError, Finding};
 pub use origin::{Origin, Origins, Spot};
 pub use print::print;
+pub use trusted::Trusted;
 pub use verb::{Speak, Verb};
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -66,6 +69,10 @@ pub struct Config {
     pub log: Log,
     /// `[admin] bind`: where the monitor answers; nowhere when absent.
     pub admin: Option<Bind>,
+    /// `[proxy] trusted`: the front-ends whose word about a client is taken.
+    pub trusted: Trusted,
+    /// `[proxy] early-hints`: whether those front-ends take interim responses (RFC 8297).
+    pub proxy_hints: bool,
     /// `[control] socket`: where the verbs are answered; nowhere when absent.
     pub control: Option<PathBuf>,
     /// `[reload] probe`: the target of a GET that each new generation must answer below 400 in a throw-away child.
@@ -108,6 +115,8 @@ impl Config {
             limits: Limits::default(),
             log: Log::default(),
             admin: None,
+            trusted: Trusted::default(),
+            proxy_hints: false,
             control: None,
             probe: None,
         }
@@ -119,11 +128,35 @@ fn available_cpus() -> usize {
     std::thread::available_parallelism().map_or(1, |cpus| cpus.get())
 }
 
+/// What is spoken on a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Protocol {
+    /// HTTP/1.1 (RFC 9112).
+    #[default]
+    Http,
+    /// The uwsgi protocol, as nginx's `uwsgi_pass` speaks it.
+    Uwsgi,
+}
+
+impl fmt::Display for Protocol {
+    /// As it stands behind an address in the log: HTTP goes without saying.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http => Ok(()),
+            Self::Uwsgi => f.write_str(" (uwsgi)"),
+        }
+    }
+}
+
 /// One `[[listener]]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Listener {
     /// Where it listens.
     pub bind: Bind,
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// Whether each connection begins with a PROXY header that tells whom it is for.
+    pub proxy_protocol: bool,
     /// Length of the accept queue, capped by net.core.somaxconn (listen(2)).
     pub backlog: u32,
     /// Whether other servers may listen on the same TCP address beside this one (SO_REUSEPORT, socket(7)).
@@ -144,6 +177,8 @@ impl Listener {
     pub fn new(bind: Bind) -> Self {
         Self {
             bind,
+            protocol: Protocol::Http,
+            proxy_protocol: false,
             backlog: Self::BACKLOG,
             reuse_port: false,
             mode: None,
@@ -235,6 +270,10 @@ pub struct Limits {
     pub header_total: usize,
     /// Longest request body; above it 413.
     pub body: u64,
+    /// Fewest bytes a second of a request body while it is waited for; below it 408. 0 is no limit.
+    pub body_rate: u64,
+    /// Fewest bytes a second that a client reads of its answer while it is waited for; below it the connection is reset. 0 is no limit.
+    pub write_rate: u64,
     /// Most open connections of one worker (count); above it the worker does not accept.
     pub connections: usize,
     /// Most calls in flight in one worker (count); above it connections are not read.
@@ -261,6 +300,8 @@ impl Default for Limits {
             header_fields: 100,
             header_total: 64 * 1024,
             body: 1024 * 1024 * 1024,
+            body_rate: 500,
+            write_rate: 500,
             connections: 1024,
             in_flight: 256,
             body_buffer: 64 * 1024,

@@ -8,7 +8,7 @@
 use std::fmt::Write;
 
 use super::draft::Loaded;
-use super::setting::{self, DISPATCHES, SETTINGS, TABLES, quoted};
+use super::setting::{self, DISPATCHES, PROTOCOLS, SETTINGS, TABLES, quoted};
 use super::value::word;
 
 /// Column in which the comments begin, unless a value reaches beyond it.
@@ -30,6 +30,16 @@ pub fn print(loaded: &Loaded) -> String {
         page.header("[[listener]]");
         let name = |key: &str| format!("listener.{index}.{key}");
         page.value("bind", Some(quoted(&listener.bind.to_string())), &name("bind"));
+        page.value(
+            "proxy-protocol",
+            Some(listener.proxy_protocol.to_string()),
+            &name("proxy-protocol"),
+        );
+        page.value(
+            "protocol",
+            Some(quoted(word(listener.protocol, PROTOCOLS))),
+            &name("protocol"),
+        );
         page.value("backlog", Some(listener.backlog.to_string()), &name("backlog"));
         page.value("reuse-port", Some(listener.reuse_port.to_string()), &name("reuse-port"));
         page.value("mode", listener.mode.map(setting::octal), &name("mode"));

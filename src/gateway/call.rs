@@ -254,7 +254,7 @@ impl Call {
         let request = &self.request;
         let path = String::from_utf8_lossy(request.part(request.path)).into_owned();
         let method = String::from_utf8_lossy(request.method()).into_owned();
-        tracing::error!(request_id = %request.id, method, path, "handler fault: {fault}");
+        tracing::error!(request_id = %request.shown_id(), method, path, "handler fault: {fault}");
     }
 
     /// The time for an answer is over: whatever the handler says now comes too late. False when it has answered.
@@ -313,7 +313,7 @@ impl Call {
 
     /// Tells the log what the handler did wrong, when the answer is too far gone to be changed.
     pub fn complain(&self, fault: &str) {
-        tracing::error!(request_id = %self.request.id, "handler fault: {fault}");
+        tracing::error!(request_id = %self.request.shown_id(), "handler fault: {fault}");
     }
 
     /// Whether the handler finishes its answer later, from another thread.

@@ -6,12 +6,15 @@
 
 use std::sync::OnceLock;
 
+use super::Front;
+use super::front::Scheme;
 use super::request::{Request, decode};
 
 /// The lazily built values of one request.
 #[derive(Debug, Default)]
 pub struct Environ {
     path_info: OnceLock<Vec<u8>>,
+    script_name: OnceLock<Vec<u8>>,
     request_id: OnceLock<[u8; 32]>,
     all: OnceLock<Vec<(Vec<u8>, Vec<u8>)>>,
 }
@@ -46,6 +49,9 @@ const KEYS: &[&str] = &[
 impl Environ {
     /// The value of one key.
     pub fn get<'a>(&'a self, request: &'a Request, key: &[u8]) -> Option<&'a [u8]> {
+        if let Some(told) = request.front.as_ref().and_then(|front| told(front, key)) {
+            return Some(told);
+        }
         match key.strip_prefix(b"HTTP_") {
             Some(name) => self.header(request, key, name),
             None => self.variable(request, key),
@@ -63,7 +69,12 @@ impl Environ {
         let truth = |value: bool| if value { b"true".as_slice() } else { b"false" };
         Some(match key {
             b"REQUEST_METHOD" => request.method(),
-            b"SCRIPT_NAME" => &request.mount.script_name,
+            b"SCRIPT_NAME" => match &request.front {
+                Some(front) if !front.prefix.is_empty() => self
+                    .script_name
+                    .get_or_init(|| [&front.prefix[..], &request.mount.script_name].concat()),
+                _ => &request.mount.script_name,
+            },
             b"PATH_INFO" => {
                 let raw = request.part(request.path_info);
                 if raw.contains(&b'%') {
@@ -84,7 +95,7 @@ impl Environ {
             b"REMOTE_ADDR" => request.peer.remote_addr.as_bytes(),
             b"REMOTE_PORT" => request.peer.remote_port.as_bytes(),
             b"wsgi.version" => b"1.0",
-            b"wsgi.url_scheme" => b"http",
+            b"wsgi.url_scheme" => scheme(request).name().as_bytes(),
             b"wsgi.multithread" => truth(request.mount.multithread),
             b"wsgi.multiprocess" => truth(request.mount.multiprocess),
             b"wsgi.run_once" => b"false",
@@ -119,13 +130,13 @@ impl Environ {
 
     fn all(&self, request: &Request) -> &[(Vec<u8>, Vec<u8>)] {
         self.all.get_or_init(|| {
+            let front = request.front.as_deref();
             let mut list: Vec<(Vec<u8>, Vec<u8>)> = KEYS
                 .iter()
                 .filter_map(|key| {
-                    Some((
-                        key.as_bytes().to_vec(),
-                        self.variable(request, key.as_bytes())?.to_vec(),
-                    ))
+                    let key = key.as_bytes();
+                    let said = front.and_then(|front| told(front, key));
+                    Some((key.to_vec(), said.or_else(|| self.variable(request, key))?.to_vec()))
                 })
                 .collect();
             let variables = list.len();
@@ -140,13 +151,38 @@ impl Environ {
                     None => list.push((key, value.to_vec())),
                 }
             }
+            let mut set = |key: &[u8], value: &[u8]| {
+                list.retain(|(known, _)| known != key);
+                list.push((key.to_vec(), value.to_vec()));
+            };
             if let Some(authority) = request.authority {
-                list.retain(|(key, _)| key != b"HTTP_HOST");
-                list.push((b"HTTP_HOST".to_vec(), request.part(authority).to_vec()));
+                set(b"HTTP_HOST", request.part(authority));
+            }
+            if let Some(front) = front {
+                front.variables.iter().for_each(|(key, value)| set(key, value));
+                if let Some(host) = &front.host {
+                    set(b"HTTP_HOST", host);
+                }
             }
             list
         })
     }
+}
+
+/// What a front-end says of a key.
+fn told<'a>(front: &'a Front, key: &[u8]) -> Option<&'a [u8]> {
+    let text = |text: &'a Option<String>| text.as_ref().map(String::as_bytes);
+    let said = match key {
+        b"REMOTE_ADDR" => text(&front.remote_addr),
+        b"REMOTE_PORT" => text(&front.remote_port),
+        b"wsgi.url_scheme" => front.scheme.map(|scheme| scheme.name().as_bytes()),
+        b"HTTP_HOST" => front.host.as_deref(),
+        b"SERVER_NAME" => front.server_name.as_deref(),
+        b"SERVER_PORT" => front.server_port.as_deref(),
+        b"appserver.request_id" => text(&front.request_id),
+        _ => None,
+    };
+    said.or_else(|| front.variable(key))
 }
 
 /// CGI programs take HTTP_PROXY for the setting of that name, and a client could set it (CVE-2016-5385).
@@ -209,9 +245,14 @@ fn server_port(request: &Request) -> &[u8] {
         return request.peer.server_port.as_bytes();
     }
     match host(request).1 {
-        b"" => b"80",
+        b"" => scheme(request).port().as_bytes(),
         port => port,
     }
+}
+
+fn scheme(request: &Request) -> Scheme {
+    let told = request.front.as_ref().and_then(|front| front.scheme);
+    told.unwrap_or(if request.peer.tls { Scheme::Https } else { Scheme::Http })
 }
 
 #[cfg(test)]
@@ -219,6 +260,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::gateway::Mount;
     use crate::gateway::request::{Field, Span};
 
     fn request(path: &str, fields: &[(&str, &str)]) -> Request {
@@ -271,6 +313,47 @@ mod tests {
         assert_eq!(get(&request, "HTTP_COOKIE").as_deref(), Some("a=1; b=2"));
         assert_eq!(get(&request, "HTTP_X_B").as_deref(), Some("3"));
         assert_eq!(get(&request, "HTTP_X_C"), None);
+    }
+
+    #[test]
+    fn what_a_front_end_says_goes_before_what_the_connection_shows() {
+        let mut request = request("/a", &[("Host", "inner")]);
+        request.mount = Mount {
+            script_name: b"/shop".to_vec(),
+            ..Mount::default()
+        }
+        .into();
+        request.front = Some(Box::new(Front {
+            remote_addr: Some("192.0.2.7".to_owned()),
+            scheme: Some(Scheme::Https),
+            host: Some(b"outer".to_vec()),
+            server_name: Some(b"outer".to_vec()),
+            server_port: Some(b"443".to_vec()),
+            prefix: b"/app".to_vec(),
+            variables: vec![
+                (b"REMOTE_USER".to_vec(), b"ada".to_vec()),
+                (b"REQUEST_URI".to_vec(), b"/before/rewriting".to_vec()),
+            ],
+            ..Front::default()
+        }));
+        let environ = Environ::default();
+        let listed: Vec<_> = (0..).map_while(|index| environ.at(&request, index)).collect();
+        for (key, expected) in [
+            ("REMOTE_ADDR", "192.0.2.7"),
+            ("REMOTE_PORT", ""),
+            ("wsgi.url_scheme", "https"),
+            ("HTTP_HOST", "outer"),
+            ("SERVER_NAME", "outer"),
+            ("SERVER_PORT", "443"),
+            ("SCRIPT_NAME", "/app/shop"),
+            ("REMOTE_USER", "ada"),
+            ("REQUEST_URI", "/before/rewriting"),
+        ] {
+            assert_eq!(get(&request, key).as_deref(), Some(expected), "{key}");
+            let pair = (key.as_bytes(), expected.as_bytes());
+            let found: Vec<_> = listed.iter().filter(|(listed, _)| *listed == pair.0).collect();
+            assert_eq!(found, [&pair], "{key}");
+        }
     }
 
     #[test]

@@ -7,6 +7,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::Front;
+use crate::handover::Proxied;
+
 /// A range of the head's bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Span {
@@ -71,6 +74,28 @@ pub struct Peer {
     pub server_name: String,
     /// SERVER_PORT, likewise.
     pub server_port: String,
+    /// A PROXY header said that the client speaks TLS, to the front-end.
+    pub tls: bool,
+}
+
+impl Peer {
+    /// The ends that a PROXY header tells of; None when the connection's own count.
+    pub fn proxied(proxied: &Proxied) -> Option<Self> {
+        match proxied {
+            Proxied::No | Proxied::Awaited => None,
+            Proxied::Unix { tls } => Some(Self {
+                tls: *tls,
+                ..Self::default()
+            }),
+            Proxied::Inet { source, here, tls } => Some(Self {
+                remote_addr: source.ip().to_canonical().to_string(),
+                remote_port: source.port().to_string(),
+                server_name: here.ip().to_canonical().to_string(),
+                server_port: here.port().to_string(),
+                tls: *tls,
+            }),
+        }
+    }
 }
 
 /// What all requests of a mount share.
@@ -84,6 +109,8 @@ pub struct Mount {
     pub multithread: bool,
     /// wsgi.multiprocess
     pub multiprocess: bool,
+    /// Whether front-ends take interim responses.
+    pub proxy_hints: bool,
     /// Number of the worker, as text.
     pub worker: String,
     /// Number of the generation, as text.
@@ -113,6 +140,8 @@ pub struct Request {
     pub upgrade: bool,
     /// Both ends.
     pub peer: Arc<Peer>,
+    /// What a trusted front-end says of the client; it goes before what the connection shows.
+    pub front: Option<Box<Front>>,
     /// Where it was mounted.
     pub mount: Arc<Mount>,
     /// The encoded path after the mount's prefix.
@@ -133,6 +162,19 @@ pub struct Id {
 }
 
 impl Id {
+    /// One written in the form of ours; None for any other text.
+    pub fn of_hex(text: &[u8]) -> Option<Self> {
+        let plain = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        if text.len() != 32 || !text.iter().all(plain) {
+            return None;
+        }
+        let number = |digits: &[u8]| u64::from_str_radix(str::from_utf8(digits).ok()?, 16).ok();
+        Some(Self {
+            worker: number(&text[..16])?,
+            serial: number(&text[16..])?,
+        })
+    }
+
     /// As text. By hand, for every request needs it.
     pub fn hex(self) -> [u8; 32] {
         let mut text = [0; 32];
@@ -155,6 +197,31 @@ fn digits(number: u32) -> [u8; 8] {
     (word + 0x3030_3030_3030_3030 + letters * u64::from(b'a' - b'9' - 1)).to_be_bytes()
 }
 
+/// A request id as text: ours, or a front-end's.
+#[derive(Debug, Clone, Copy)]
+pub enum ShownId<'a> {
+    /// In the form of [`Id::hex`].
+    Own([u8; 32]),
+    /// In any other.
+    Told(&'a str),
+}
+
+impl ShownId<'_> {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        match self {
+            ShownId::Own(hex) => str::from_utf8(hex).unwrap_or_default(),
+            ShownId::Told(told) => told,
+        }
+    }
+}
+
+impl std::fmt::Display for ShownId<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 impl std::fmt::Display for Id {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&String::from_utf8_lossy(&self.hex()))
@@ -162,6 +229,32 @@ impl std::fmt::Display for Id {
 }
 
 impl Request {
+    /// The client's address as it is to be shown: REMOTE_ADDR.
+    pub fn remote_addr(&self) -> &str {
+        let told = self.front.as_ref().and_then(|front| front.remote_addr.as_deref());
+        told.unwrap_or(&self.peer.remote_addr)
+    }
+
+    /// The request's id as it is to be shown.
+    pub fn shown_id(&self) -> ShownId<'_> {
+        match self.front.as_ref().and_then(|front| front.request_id.as_deref()) {
+            Some(told) => ShownId::Told(told),
+            None => ShownId::Own(self.id.hex()),
+        }
+    }
+
+    /// The protocol version as it is to be shown: the client's, where a front-end tells of it.
+    pub fn protocol(&self) -> &[u8] {
+        let told = self.front.as_ref().and_then(|front| front.variable(b"SERVER_PROTOCOL"));
+        told.unwrap_or(self.version.name().as_bytes())
+    }
+
+    /// The target as it is to be shown: the client's, where a front-end may have rewritten it.
+    pub fn shown_target(&self) -> &[u8] {
+        let told = self.front.as_ref().and_then(|front| front.variable(b"REQUEST_URI"));
+        told.unwrap_or(self.part(self.target))
+    }
+
     /// A part of the head.
     pub fn part(&self, span: Span) -> &[u8] {
         span.of(&self.bytes)
