@@ -9,8 +9,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::Bind;
+use super::setting::PROTOCOLS;
 use super::value::Refusal;
+use super::{Bind, Protocol};
 
 /// Longest path that fits sockaddr_un with its closing NUL (unix(7)).
 pub(super) const UNIX_PATH_MAX: usize = 107;
@@ -31,20 +32,52 @@ impl fmt::Display for Bind {
     }
 }
 
+/// An address as it is written for a listener: with the protocol before it, or without.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The address.
+    pub bind: Bind,
+    /// The protocol, if it was named.
+    pub protocol: Option<Protocol>,
+}
+
+impl FromStr for Place {
+    type Err = Refusal;
+
+    fn from_str(typed: &str) -> Result<Self, Refusal> {
+        let text = typed.trim();
+        for (name, protocol) in PROTOCOLS {
+            let rest = text
+                .strip_prefix(name)
+                .and_then(|rest| rest.strip_prefix("://").or(rest.strip_prefix('+')));
+            if let Some(rest) = rest {
+                return Ok(Self {
+                    bind: rest.parse()?,
+                    protocol: Some(*protocol),
+                });
+            }
+        }
+        Ok(Self {
+            bind: text.parse()?,
+            protocol: None,
+        })
+    }
+}
+
 impl FromStr for Bind {
     type Err = Refusal;
 
     fn from_str(typed: &str) -> Result<Self, Refusal> {
         let text = typed.trim();
-        if text.starts_with("uwsgi:") || text.starts_with("uwsgi+unix:") {
-            return Err(Refusal::of(format!(
-                "asks for a protocol in {typed:?}: `uwsgi` is reserved for a later version"
-            )));
-        }
         let text = text
             .strip_prefix("http://")
             .or(text.strip_prefix("http+"))
             .unwrap_or(text);
+        if text.starts_with("uwsgi:") || text.starts_with("uwsgi+unix:") {
+            return Err(
+                Refusal::of(format!("cannot be {typed:?}: only HTTP is spoken here")).help("leave the protocol out")
+            );
+        }
         if let Some(path) = text.strip_prefix("unix:") {
             return unix(typed, path);
         }
@@ -171,9 +204,29 @@ mod tests {
     }
 
     #[test]
-    fn another_protocol_is_reserved_and_a_long_path_refused() {
+    fn a_protocol_stands_before_an_address_where_there_is_a_choice() {
+        for (text, bind, protocol) in [
+            ("uwsgi://127.0.0.1:3031", "127.0.0.1:3031", Some(Protocol::Uwsgi)),
+            ("uwsgi://[::1]:1", "[::1]:1", Some(Protocol::Uwsgi)),
+            ("uwsgi+unix:/run/a.sock", "unix:/run/a.sock", Some(Protocol::Uwsgi)),
+            ("uwsgi+fd://3", "fd://3", Some(Protocol::Uwsgi)),
+            ("http+unix:/a", "unix:/a", Some(Protocol::Http)),
+            ("unix:/a", "unix:/a", None),
+        ] {
+            let place: Place = text.parse().unwrap();
+            assert_eq!(
+                (place.bind.to_string(), place.protocol),
+                (bind.to_owned(), protocol),
+                "{text}"
+            );
+        }
         let refusal = "uwsgi://127.0.0.1:3031".parse::<Bind>().unwrap_err();
-        assert!(refusal.message.contains("reserved for a later version"));
+        assert!(refusal.message.contains("only HTTP is spoken here"));
+        assert!("uwsgi://localhost:1".parse::<Place>().is_err());
+    }
+
+    #[test]
+    fn a_path_that_is_too_long_for_a_socket_is_refused() {
         assert!(format!("unix:/{}", "a".repeat(120)).parse::<Bind>().is_err());
     }
 }

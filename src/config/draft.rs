@@ -7,8 +7,10 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
+use super::bind::Place;
 use super::cli::Cli;
 use super::finding::{ConfigError, Finding};
 use super::origin::{Origin, Origins};
@@ -71,11 +73,23 @@ pub struct Draft {
 /// # Errors
 /// The file cannot be read, or at least one thing is wrong; then all of them are told.
 pub fn load(cli: &Cli, env: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Loaded, ConfigError> {
+    load_by(cli, env, |path| fs::read_to_string(path))
+}
+
+/// The same, with the file's text from wherever `read` has it.
+///
+/// # Errors
+/// See [`load`].
+pub fn load_by(
+    cli: &Cli,
+    env: impl IntoIterator<Item = (OsString, OsString)>,
+    read: impl FnOnce(&Path) -> io::Result<String>,
+) -> Result<Loaded, ConfigError> {
     let mut draft = Draft::new();
     let env = environment::collect(&mut draft, env);
     if let Some(named) = cli.config.clone().or_else(|| environment::config_file(&env)) {
         let path = cli.started_in.join(&named);
-        let text = fs::read_to_string(&path).map_err(|source| ConfigError::Read {
+        let text = read(&path).map_err(|source| ConfigError::Read {
             path: named.clone(),
             source,
         })?;
@@ -132,9 +146,12 @@ impl Draft {
     pub(super) fn bind<'a>(&mut self, addresses: impl Iterator<Item = &'a str>, origin: &Origin) {
         self.listeners.clear();
         for address in addresses {
-            match address.parse::<Bind>() {
-                Ok(bind) => self.listeners.push(Placed {
-                    value: Listener::new(bind),
+            match address.parse::<Place>() {
+                Ok(place) => self.listeners.push(Placed {
+                    value: Listener {
+                        protocol: place.protocol.unwrap_or_default(),
+                        ..Listener::new(place.bind)
+                    },
                     at: origin.clone(),
                     origins: vec![("bind".to_owned(), origin.clone())],
                 }),
@@ -237,7 +254,7 @@ mod tests {
 
     use clap::Parser;
 
-    use super::super::{AccessTarget, Level, print};
+    use super::super::{AccessTarget, Level, Protocol, print};
     use super::*;
     use crate::exit::Exit;
 
@@ -276,6 +293,33 @@ mod tests {
         assert_eq!(loaded.config.listeners[0].bind.to_string(), "127.0.0.1:8000");
         assert_eq!(*loaded.origins.of("mount.0.module"), Origin::Flag("--module"));
         assert_eq!(*loaded.origins.of("mount.0.args.k"), Origin::Flag("--arg"));
+    }
+
+    #[test]
+    fn a_listener_speaks_the_protocol_of_its_address_or_of_its_key() {
+        let text = "module = \"a.so\"\n[[listener]]\nbind = \"uwsgi://127.0.0.1:3031\"\n\
+                    [[listener]]\nbind = \"unix:/a\"\nprotocol = \"uwsgi\"\n\
+                    [[listener]]\nbind = \"http+unix:/b\"\nprotocol = \"http\"\n[[listener]]\nbind = \"[::1]:1\"\n";
+        let spoken = |loaded: &Loaded| -> Vec<(String, Protocol)> {
+            let listeners = loaded.config.listeners.iter();
+            listeners
+                .map(|listener| (listener.bind.to_string(), listener.protocol))
+                .collect()
+        };
+        let expected = [
+            ("127.0.0.1:3031", Protocol::Uwsgi),
+            ("unix:/a", Protocol::Uwsgi),
+            ("unix:/b", Protocol::Http),
+            ("[::1]:1", Protocol::Http),
+        ];
+        let expected = expected.map(|(bind, protocol)| (bind.to_owned(), protocol));
+        let loaded = load_with(text, &[], &[]).unwrap();
+        assert_eq!(spoken(&loaded), expected);
+        assert_eq!(spoken(&load_with(&print::print(&loaded), &[], &[]).unwrap()), expected);
+        let flags = ["-m", "a.so", "-b", "uwsgi+unix:/run/a.sock", "-b", "127.0.0.1:1"];
+        let typed = spoken(&load_with("", &flags, &[]).unwrap());
+        assert_eq!(typed[0], ("unix:/run/a.sock".to_owned(), Protocol::Uwsgi));
+        assert_eq!(typed[1].1, Protocol::Http);
     }
 
     #[test]
@@ -374,8 +418,9 @@ mod tests {
         assert!(finding("[timeouts]\nbody = 30").contains("a duration needs a unit: \"30s\""));
         assert!(finding("[log]\nlevel = \"inof\"").contains("did you mean \"info\"?"));
         assert!(finding("umask = 22").contains("\"022\""));
-        assert!(finding("[[listener]]\nbind = \"uwsgi://127.0.0.1:1\"").contains("reserved for a later version"));
-        assert!(finding("[[listener]]\nbind = \"fd://3\"\nprotocol = \"uwsgi\"").contains("reserved"));
+        assert!(finding("[[listener]]\nbind = \"fd://3\"\nprotocol = \"fcgi\"").contains("uwsgi"));
+        let both = "[[listener]]\nbind = \"uwsgi://127.0.0.1:1\"\nprotocol = \"http\"";
+        assert!(finding(both).contains("`bind` and `protocol` name different protocols"));
         assert!(finding("workers = 3 4").contains("this is not TOML"));
         assert_eq!(findings("workers = 3 4\nthreads = \n", &[], &[]).len(), 2);
         assert!(finding("workers = 3\nworkers = 4").contains("a.toml:3:"));

@@ -332,6 +332,8 @@ mod tests {
             bind,
             backlog: 64,
             reuse_port: false,
+            protocol: config::Protocol::Http,
+            proxy_protocol: false,
             mode: None,
             owner: None,
             group: None,

@@ -65,7 +65,7 @@ impl Master {
             Some(door) => door.listener.clone(),
             None => Arc::new(Listener::open(wanted).map_err(|error| error.to_string())?),
         };
-        tracing::info!("listening on {}", listener.address());
+        tracing::info!("listening on {}{}", listener.address(), wanted.protocol);
         self.manager.store(&listener);
         self.doors.push(Door {
             wanted: wanted.clone(),

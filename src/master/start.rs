@@ -227,8 +227,8 @@ impl Master {
     pub(super) fn begin(&mut self) {
         self.show_title();
         let listeners: Vec<_> = self.doors.iter().map(|door| door.listener.clone()).collect();
-        for listener in &listeners {
-            tracing::info!("listening on {}", listener.address());
+        for (door, listener) in self.doors.iter().zip(&listeners) {
+            tracing::info!("listening on {}{}", listener.address(), door.wanted.protocol);
             if self.owns_what_is_shared() {
                 self.manager.store(listener);
             }
