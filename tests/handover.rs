@@ -277,3 +277,38 @@ fn a_stop_in_the_middle_of_a_reload_ends_what_is_on_its_way_in_good_order() {
         assert!(server.wait_for_exit(Duration::from_secs(20)).success());
     }
 }
+
+#[test]
+fn connections_that_nobody_can_take_yet_are_served_where_they_are() {
+    // More than the channel has room for, and a next generation that takes two.
+    const CLIENTS: usize = 420;
+    let config = |connections: usize| format!("workers = 1\n[limits]\nconnections = {connections}\n");
+    let server = Server::lab()
+        .workers(1)
+        .listen(Listen::Unix)
+        .config(&config(1024))
+        .start();
+    let mut clients = idle(&server, CLIENTS);
+    let old = server.workers()[0];
+    let file = server.folder().join("appserver.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("connections = 1024", "connections = 2")).unwrap();
+    server.signal(Signal::SIGHUP);
+    server.wait_for_workers("one is new", |pids| pids.iter().any(|pid| *pid != old));
+    server.wait_for_log("reload complete");
+    for client in &mut clients {
+        client.patience(Duration::from_millis(1));
+        client.send("GET /pid HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    }
+    let mut by_the_old = 0;
+    until("the old worker serves those whom it could not give away", || {
+        clients.retain_mut(|client| match client.reply() {
+            Ok(reply) => {
+                by_the_old += i32::from(reply.text().trim() == old.to_string());
+                false
+            }
+            Err(_) => true,
+        });
+        (by_the_old > 50).then_some(())
+    });
+}

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use crate::support::admin;
 use crate::support::client::{Client, Failure, Reply};
 use crate::support::modules::module;
 use crate::support::process;
@@ -151,6 +152,31 @@ fn idle_connections_of_a_worker_that_hangs_are_served_by_another() {
 }
 
 /// The runtime takes several at a time, and the first of them never lets it look at the others.
+#[test]
+fn a_worker_that_hangs_is_told_to_leave_and_neither_its_neighbours_nor_its_client_wait_for_the_kill() {
+    let server = inline(2, "request = \"60s\"\ndrain = \"3s\"\n[admin]\nbind = \"127.0.0.1:0\"");
+    let (mut hanging, mut idle, hung) = neighbours(&server);
+    ask(&mut hanging, "/hang");
+    let monitor = admin::admin(&server);
+    until("its call is under way", || {
+        admin::status(&monitor).to_string().contains("/hang").then_some(())
+    });
+    server.signal(Signal::SIGHUP);
+    // While its worker still has three seconds, and the handler a minute.
+    let other = pid(&idle.get("/pid").unwrap());
+    assert_ne!(other, hung);
+    assert!(process::alive(hung), "the connection did not wait for its worker's end");
+    let reply = hanging.reply().unwrap();
+    assert_eq!((reply.status, reply.closes()), (503, true));
+    assert!(reply.text().contains("restarted or stopped"), "{}", reply.text());
+    gone(&server, hung);
+    let lines = until("its access line", || {
+        Some(lines(&server, "/hang")).filter(|lines| !lines.is_empty())
+    });
+    assert!(lines.len() == 1 && lines[0].contains("\"status\":503"), "{lines:?}");
+    server.wait_for_log("timeouts.drain (3s) expired");
+}
+
 #[test]
 fn connections_that_come_with_the_one_that_hangs_are_served_by_another() {
     let server = inline(1, "request = \"300ms\"\ndrain = \"1s\"");

@@ -225,15 +225,21 @@ impl Loaded {
         Ok(loaded)
     }
 
+    /// What there is to say when it cannot be started for a reason outside of it.
+    pub fn refusal(&self) -> impl Fn(String) -> Refusal + use<> {
+        let path = self.path.clone();
+        move |reason| Refusal {
+            path: path.clone(),
+            reason,
+        }
+    }
+
     /// Runs worker_init; after the fork, on the thread the class asks for.
     ///
     /// # Errors
     /// The reason the module gave.
     pub fn start<E: Exchange>(&self, boot: &Boot<'_>) -> Result<Module, Refusal> {
-        let refuse = |reason: String| Refusal {
-            path: self.path.clone(),
-            reason,
-        };
+        let refuse = self.refusal();
         let handle = self
             .descriptor
             .handle

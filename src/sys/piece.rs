@@ -76,6 +76,20 @@ impl<T: Sync> Bench<T> {
         Some(result)
     }
 
+    /// Holds the worker up, should it come back meanwhile, and leaves it its piece; None when that has ended.
+    pub fn hold<R>(&self, since: u64, with: impl FnOnce() -> R) -> Option<R> {
+        if since <= DONE {
+            return None;
+        }
+        let held = self
+            .state
+            .compare_exchange(since, TAKEN, Ordering::AcqRel, Ordering::Relaxed);
+        held.ok()?;
+        let result = with();
+        self.state.store(since, Ordering::Release);
+        Some(result)
+    }
+
     /// Whether the worker waits for what was taken.
     pub fn is_awaited(&self) -> bool {
         self.awaited.load(Ordering::Relaxed)
@@ -97,14 +111,22 @@ struct Shown<'a, T: Sync> {
 impl<T: Sync> Drop for Shown<'_, T> {
     fn drop(&mut self) {
         let Self { bench, since } = self;
-        let ended = bench
-            .state
-            .compare_exchange(*since, IDLE, Ordering::AcqRel, Ordering::Acquire);
-        if ended.is_ok() {
+        let end = || {
+            bench
+                .state
+                .compare_exchange(*since, IDLE, Ordering::AcqRel, Ordering::Acquire)
+                .is_ok()
+        };
+        if end() {
             return;
         }
         bench.awaited.store(true, Ordering::Relaxed);
         while bench.state.load(Ordering::Acquire) != DONE {
+            // What was only held is given back.
+            if end() {
+                bench.awaited.store(false, Ordering::Relaxed);
+                return;
+            }
             thread::park_timeout(LOOK);
         }
         bench.awaited.store(false, Ordering::Relaxed);
@@ -161,6 +183,40 @@ mod tests {
         assert_eq!(bench.work(&7, 100, || bench.since()), Some(100));
         assert_eq!(bench.since(), None);
         assert!(bench.take(100, |_| ()).is_none());
+    }
+
+    #[test]
+    fn a_worker_that_is_held_up_has_its_piece_again() {
+        let bench = Bench::new();
+        let (working, started) = mpsc::channel();
+        let (held, go_on) = mpsc::channel();
+        thread::scope(|scope| {
+            let bench = &bench;
+            let worker = scope.spawn(move || {
+                bench.work(&7, 100, || {
+                    working.send(()).unwrap();
+                    go_on.recv().unwrap();
+                });
+            });
+            started.recv().unwrap();
+            assert!(bench.hold(99, || ()).is_none(), "that was another piece");
+            bench
+                .hold(100, || assert_eq!(bench.since(), None))
+                .expect("it is under way");
+            assert_eq!(bench.since(), Some(100));
+            bench
+                .hold(100, || {
+                    held.send(()).unwrap();
+                    while !bench.is_awaited() {
+                        thread::yield_now();
+                    }
+                    assert!(!worker.is_finished());
+                })
+                .expect("it is under way");
+            worker.join().unwrap();
+            assert!(bench.since().is_none() && !bench.is_awaited());
+            assert!(bench.hold(100, || ()).is_none());
+        });
     }
 
     #[test]

@@ -159,7 +159,8 @@ impl Dispatcher {
             Some(ended)
         } else {
             let (module, call) = (self.module.clone(), call.clone());
-            self.pool.run(Box::new(move || {
+            // Where no thread can be had it waits for one, and its time runs.
+            let _ = self.pool.run(Box::new(move || {
                 // The client may have gone while the call waited for a thread.
                 if !call.is_gone() {
                     call.on_thread(pool::thread(), || {
@@ -181,7 +182,8 @@ impl Dispatcher {
         } else {
             call.set_inline(false);
             let call = call.clone();
-            self.pool
+            let _ = self
+                .pool
                 .run(Box::new(move || call.on_thread(pool::thread(), || call.advance())));
         }
     }
@@ -209,6 +211,11 @@ impl Dispatcher {
         self.learned.borrow_mut().learn(call.request.tag, took);
     }
 
+    /// A look now and then: what waits for a thread that could not be had.
+    pub fn look(&self) {
+        self.pool.look();
+    }
+
     /// Whether handler code runs on the pool, or waits to.
     pub fn is_busy(&self) -> bool {
         self.pool.is_busy()
@@ -221,7 +228,7 @@ impl Dispatcher {
         }
         let (done, ended) = mpsc::channel();
         let module = self.module.clone();
-        self.pool.run(Box::new(move || {
+        let _ = self.pool.run(Box::new(move || {
             module.shutdown();
             let _ = done.send(());
         }));
@@ -247,9 +254,13 @@ fn run(module: &Module, call: &Arc<Call>, began: u64) -> u64 {
 fn start_on(pool: &Pool, loaded: Loaded, boot: &Boot<'_>) -> Result<Module, Refusal> {
     let (answer, result) = mpsc::channel();
     let boot = boot.to_owned_boot();
-    pool.run(Box::new(move || {
+    let refuse = loaded.refusal();
+    let started = pool.run(Box::new(move || {
         let _ = answer.send(loaded.start::<Call>(&boot.as_boot()));
     }));
+    if let Err(error) = started {
+        return Err(refuse(format!("there is no thread for it: {error}")));
+    }
     result.recv().expect("the pool runs every job, and start returns")
 }
 

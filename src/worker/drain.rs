@@ -27,7 +27,7 @@ const MASTER_SPEAKS: Duration = Duration::from_secs(2);
 /// How long the last answers may take to leave when the drain is over.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 /// How long handlers that outlived their clients are waited for.
-const LAST_CALLS: Duration = Duration::from_secs(1);
+pub(super) const LAST_CALLS: Duration = Duration::from_secs(1);
 
 /// What a worker is born with that only its loop needs.
 pub struct Birth {
@@ -122,6 +122,7 @@ pub async fn serve(worker: Rc<Worker>, born: Birth, mut acceptor: Acceptor) -> E
                 worker.slot.beat();
                 flush(&worker);
                 acceptor.look();
+                worker.mounts.iter().for_each(Dispatcher::look);
             }
         }
         if worker.draining.get() && acceptor.is_over() && worker.connections.borrow().is_empty() {

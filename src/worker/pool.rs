@@ -6,6 +6,7 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
@@ -31,6 +32,9 @@ struct Shared {
     name: &'static str,
     /// How long a thread stays that nobody needs; None is for ever.
     idle: Option<Duration>,
+    /// No thread can be had.
+    #[cfg(test)]
+    broken: std::sync::atomic::AtomicBool,
 }
 
 #[derive(Default)]
@@ -61,44 +65,65 @@ impl Pool {
             most,
             name,
             idle,
+            #[cfg(test)]
+            broken: Default::default(),
         };
         Self {
             shared: Arc::new(shared),
         }
     }
 
-    /// Runs a job soon. Grows the pool when nobody is free; when no thread can be had, those there are will do.
-    pub fn run(&self, job: Job) {
+    /// Runs a job soon. Grows the pool when nobody is free; when no thread can be had, those there are will do, and where there are
+    /// none it waits for [`Pool::look`]: this thread may be the one that a handler waits for.
+    ///
+    /// # Errors
+    /// No thread is there, and none can be had now: the job waits.
+    pub fn run(&self, job: Job) -> io::Result<()> {
         let mut queue = self.shared.lock();
         queue.jobs.push_back(job);
         if queue.jobs.len() <= queue.waking {
-            return;
+            return Ok(());
         }
         if let Some(sleeper) = queue.idle.pop() {
             queue.waking += 1;
             drop(queue);
             sleeper.unpark();
-            return;
+            return Ok(());
         }
         if queue.threads == self.shared.most {
-            return;
+            return Ok(());
         }
+        self.grow(queue)
+    }
+
+    /// Tries again to start a thread for jobs that have none.
+    pub fn look(&self) {
+        let queue = self.shared.lock();
+        if queue.threads == 0 && !queue.jobs.is_empty() {
+            // It has been told; what waits is bounded by its timeout.
+            let _ = self.grow(queue);
+        }
+    }
+
+    /// One thread more.
+    fn grow(&self, mut queue: MutexGuard<'_, Queue>) -> io::Result<()> {
         queue.threads += 1;
-        let alone = queue.threads == 1;
         drop(queue);
         let shared = self.shared.clone();
         let named = thread::Builder::new().name(self.shared.name.to_owned());
-        if let Err(error) = named.spawn(move || shared.work()) {
-            tracing::error!("no thread for handlers could be started ({error}): calls wait for those there are");
-            let mut queue = self.shared.lock();
-            queue.threads -= 1;
-            let orphan = if alone { queue.jobs.pop_back() } else { None };
-            drop(queue);
-            if let Some(job) = orphan {
-                // Nobody is there to wait for: better slow than never.
-                job();
-            }
-        }
+        #[cfg(test)]
+        let named = match self.shared.broken.load(std::sync::atomic::Ordering::Relaxed) {
+            // More than there is, on any machine.
+            true => named.stack_size(1 << 56),
+            false => named,
+        };
+        let Err(error) = named.spawn(move || shared.work()) else {
+            return Ok(());
+        };
+        tracing::error!("no thread for handlers could be started ({error}): calls wait for those there are");
+        let mut queue = self.shared.lock();
+        queue.threads -= 1;
+        if queue.threads == 0 { Err(error) } else { Ok(()) }
     }
 
     /// Whether a job runs or waits.
@@ -195,7 +220,8 @@ mod tests {
             pool.run(Box::new(move || {
                 let _ = held.lock().expect("not poisoned").recv();
                 done.send(number).expect("the test waits");
-            }));
+            }))
+            .expect("a thread");
         }
         (hold, finished)
     }
@@ -218,6 +244,22 @@ mod tests {
         let mut all: Vec<i32> = finished.iter().collect();
         all.sort_unstable();
         assert_eq!(all, [0, 1, 2, 3, 4]);
+        until(|| !pool.is_busy());
+    }
+
+    #[test]
+    fn a_job_that_finds_no_thread_waits_for_one_and_never_runs_on_the_callers() {
+        let pool = Pool::new("test", 3);
+        pool.shared.broken.store(true, std::sync::atomic::Ordering::Relaxed);
+        let (done, finished) = mpsc::channel();
+        let job = move || done.send(thread::current().id()).expect("the test waits");
+        pool.run(Box::new(job)).expect_err("there is none");
+        pool.look();
+        assert!(finished.try_recv().is_err() && pool.is_busy());
+        assert_eq!(pool.threads(), 0);
+        pool.shared.broken.store(false, std::sync::atomic::Ordering::Relaxed);
+        pool.look();
+        assert_ne!(finished.recv().expect("it runs"), thread::current().id());
         until(|| !pool.is_busy());
     }
 
@@ -269,7 +311,8 @@ mod tests {
             let (tell, told) = mpsc::channel();
             pool.run(Box::new(move || {
                 tell.send(thread::current().id()).expect("the test waits")
-            }));
+            }))
+            .expect("a thread");
             told.recv().expect("every job runs")
         };
         let first = ask();

@@ -7,13 +7,16 @@
 
 use std::os::unix::net::UnixStream as Pair;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use super::accept::Accepted;
+use super::dispatch::Dispatcher;
+use super::drain::LAST_CALLS;
+use super::source::Accepted;
 use super::{connection, load, prepare};
 use crate::config::Config;
 use crate::generation::Generation;
@@ -79,14 +82,15 @@ fn ask(config: &Config, images: &[Image], target: &str) -> Result<Result<Vec<u8>
         let accepted = Accepted {
             socket: theirs.into(),
             remote: Address::Unix(None),
-            listener: Some(0),
+            here: None,
+            taken_over: false,
             passing: Passing {
                 unix: true,
                 fresh: true,
-                ahead: Vec::new(),
+                ..Passing::default()
             },
         };
-        connection::start(&worker, accepted, &[]);
+        connection::start(&worker, accepted);
         let mut client = UnixStream::from_std(ours)?;
         let request = format!(
             "GET {target} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: appserver-probe\r\nConnection: close\r\n\r\n"
@@ -101,6 +105,14 @@ fn ask(config: &Config, images: &[Image], target: &str) -> Result<Result<Vec<u8>
             ))),
         }
     });
-    worker.mounts.iter().for_each(|mount| mount.shutdown());
+    // What has answered may still be running, and what has not may run for ever: its module is not pulled away from under it.
+    runtime.block_on(async {
+        let patience = Instant::now() + LAST_CALLS;
+        while worker.mounts.iter().any(Dispatcher::is_busy) && Instant::now() < patience {
+            sleep(LAST_CALLS / 100).await;
+        }
+    });
+    let rested = worker.mounts.iter().filter(|mount| !mount.is_busy());
+    rested.for_each(Dispatcher::shutdown);
     Ok(asked.map_err(|error| error.to_string()))
 }

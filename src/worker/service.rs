@@ -15,7 +15,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::Worker;
 use super::account::micros;
-use super::stuck::LATE;
+use super::stuck::{LATE, LEAVING};
 use crate::gateway::input::Input;
 use crate::gateway::request::{self, Id, Request, Span};
 use crate::gateway::{Answer, Body, Call};
@@ -29,9 +29,6 @@ use crate::protocol::http::upload::{self, Early, Upload};
 use crate::protocol::http::{Gate, Service, answer};
 use crate::scoreboard::Timeout;
 use crate::sys::time;
-
-/// What a client is told whose call outlasts the drain.
-const LEAVING: &str = "The server could not wait any longer for the handler: it is being restarted or stopped.\n";
 
 impl Service for Worker {
     async fn serve(self: Rc<Self>, ledger: Rc<Ledger>, body: Upload) -> Reply {
@@ -52,7 +49,10 @@ impl Service for Worker {
             // One that is short is read before the handler is called, a long one while it runs.
             Upload::Coming(body) => {
                 // Should the client break off or the server stop meanwhile, the log knows what was asked.
-                ledger.note(|record| record.refused = request.bytes.clone());
+                ledger.note(|record| {
+                    record.refused = request.bytes.clone();
+                    record.remote = request.front.as_ref().and_then(|front| front.remote_addr.clone());
+                });
                 let (input, trailers, rest) = match upload::read_early(body, self.settings.body_buffer, &ledger).await {
                     Ok(Early::Whole(bytes, trailers)) => (Input::whole(bytes), trailers, None),
                     Ok(Early::Partial(bytes, more)) => (Input::begun(bytes), None, Some(more)),
@@ -102,7 +102,7 @@ impl Service for Worker {
             },
             Ok(Answer::Response(head, Body::Upgrade)) => {
                 *ledger.upgrade.borrow_mut() = Some((answer::switch(&head, &ledger), call.clone()));
-                // The connection takes itself back from hyper; this answer is never waited for.
+                // The connection becomes a tunnel; this answer is never waited for.
                 std::future::pending().await
             }
             Ok(answer) => answer::respond(answer, &call, &gate, &ledger),
@@ -209,6 +209,9 @@ impl Worker {
             .find_map(|mount| Some((mount, request::under(&mount.script_name, raw)?)));
         let (mount, at) = found.map_or((&self.nowhere, 0), |(mount, at)| (mount, at));
         let tag = tag(self.seed, head.method.of(&bytes), raw);
+        let front = ledger.front.borrow_mut().take();
+        let told = front.as_ref().and_then(|front| front.id);
+        let id = told.unwrap_or_else(|| self.next_id());
         Request {
             method: head.method,
             target: head.target,
@@ -218,14 +221,15 @@ impl Worker {
             fields: std::mem::take(&mut head.fields),
             version: head.version,
             upgrade: head.upgrade,
-            peer: ledger.peer.clone(),
+            peer: ledger.peer().clone(),
+            front,
             mount: mount.clone(),
             path_info: Span {
                 start: path.start + at as u32,
                 end: path.end,
             },
             tag,
-            id: self.next_id(),
+            id,
             bytes,
         }
     }

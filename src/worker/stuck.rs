@@ -21,6 +21,8 @@ use crate::sys::{fault, socket, time};
 
 /// What a client is told whose call has taken too long.
 pub const LATE: &str = "The handler did not answer in time.\n";
+/// What a client is told whose call outlasts the drain.
+pub const LEAVING: &str = "The server could not wait any longer for the handler: it is being restarted or stopped.\n";
 
 /// The thread that a call holds.
 #[derive(Debug, Clone, Copy)]
@@ -55,11 +57,11 @@ pub struct Ended {
 }
 
 impl Report {
-    /// Ends the exchange of a call that holds the runtime thread; None when it was over and only its body is being closed.
-    pub fn end(&self, call: &Arc<Call>) -> Option<Ended> {
+    /// Ends the exchange of a call that holds the runtime thread, for `timeout` is over; None when it was over and only its body is being closed.
+    pub fn end(&self, call: &Arc<Call>, timeout: Timeout) -> Option<Ended> {
         let (status, bytes) = call.wire.lend(|connection| {
             if call.expire() && !call.has_spoken() {
-                answer(call, connection)
+                answer(call, connection, timeout)
             } else {
                 // A head has left: only a broken connection tells the client that the rest will not come.
                 call.cut_off();
@@ -74,8 +76,8 @@ impl Report {
         expiry::note(
             self.slot,
             &self.timeouts,
-            Timeout::Request,
-            &call.request.peer.remote_addr,
+            timeout,
+            call.request.remote_addr(),
             expiry::Asked::By(call),
         );
         Some(Ended {
@@ -87,8 +89,8 @@ impl Report {
 
     /// Writes the access line of an exchange that was ended here.
     pub fn log(&self, call: &Call, ended: &Ended) {
-        let id = call.request.id.hex();
-        let mut entry = described(call, &id);
+        let id = call.request.shown_id();
+        let mut entry = described(call, id.as_str());
         entry.status = ended.status;
         entry.bytes = ended.bytes;
         entry.duration_us = ended.duration_us;
@@ -122,7 +124,7 @@ impl Report {
         tracing::error!(
             method = %String::from_utf8_lossy(request.method()),
             path = %String::from_utf8_lossy(request.part(request.path)),
-            request_id = %request.id,
+            request_id = %request.shown_id(),
             age_ms = micros(call.bound.0, time::monotonic_ns()) / 1000,
             worker = self.worker,
             generation = self.slot.generation(),
@@ -139,19 +141,23 @@ impl Report {
     }
 }
 
-/// Sends the 504, and our FIN behind it; gives status and bytes of the body.
-fn answer(call: &Call, connection: BorrowedFd<'_>) -> (u16, u64) {
+/// Sends the 504, or 503 at the end of a drain, and our FIN behind it; gives status and bytes of the body.
+fn answer(call: &Call, connection: BorrowedFd<'_>, timeout: Timeout) -> (u16, u64) {
+    let (status, reason, sentence) = match timeout {
+        Timeout::Drain => (503, "Service Unavailable", LEAVING),
+        _ => (504, "Gateway Timeout", LATE),
+    };
     let request = &call.request;
     let version = request.version.name();
-    let body = if request.method() == b"HEAD" { "" } else { LATE };
+    let body = if request.method() == b"HEAD" { "" } else { sentence };
     let text = format!(
-        "{version} 504 Gateway Timeout\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nconnection: close\r\ndate: {}\r\n\r\n{body}",
-        LATE.len(),
+        "{version} {status} {reason}\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nconnection: close\r\ndate: {}\r\n\r\n{body}",
+        sentence.len(),
         httpdate::fmt_http_date(SystemTime::now())
     );
     // Nothing of this answer has left before, so there is room for it unless the client has read nothing for long.
     let sent = socket::send_now(&connection, text.as_bytes());
     let _ = socket::shutdown_write(&connection);
     let head = text.len() - body.len();
-    (504, sent.map_or(0, |sent| sent.saturating_sub(head)) as u64)
+    (status, sent.map_or(0, |sent| sent.saturating_sub(head)) as u64)
 }

@@ -1,8 +1,8 @@
 //! The watchdog: a thread that acts for the runtime thread while that is stuck in a handler.
 //!
 //! Takes what the runtime thread shows of the handler code it runs, and the calls that were given up on the pool's threads.
-//! When a piece has outlasted `timeouts.request` it answers in its stead, writes the access line, has the worker replaced and
-//! hands its connections to others; a pooled call that goes on after its answer it only reports. It runs no handler code.
+//! When a piece has outlasted `timeouts.request`, or the worker's drain, it answers in its stead, writes the access line, has the
+//! worker replaced and hands its connections to others; these go at once when the worker is leaving. A pooled call that goes on after its answer it only reports. It runs no handler code.
 //!
 //! **Invariant**: what is the runtime thread's own is touched from here only within [`Bench::take`], for so long is that
 //! thread held up.
@@ -20,7 +20,7 @@ use super::stuck::{Held, Report};
 use crate::gateway::Call;
 use crate::handover::Handover;
 use crate::protocol::http::timer::ASLEEP;
-use crate::scoreboard::CallRecord;
+use crate::scoreboard::{CallRecord, Timeout};
 use crate::sys::piece::Bench;
 use crate::sys::{fault, time};
 
@@ -29,6 +29,8 @@ use crate::sys::{fault, time};
 pub const OVERTIME: Duration = Duration::from_secs(1);
 /// Between two looks: an eighth of `timeouts.request`, within these bounds.
 const TICK: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(1));
+/// How long a piece has to have run in a worker that leaves before its idle connections are handed over without it.
+const HELD_UP: u64 = 1_000_000_000;
 /// Between two attempts to hand over what found no room in the channel.
 const RETRY: Duration = Duration::from_millis(5);
 /// How much stack the thread gets; untouched pages cost nothing.
@@ -138,9 +140,10 @@ impl Watchdog {
     fn run(self) {
         // Without it a crash is told without its stack; no reason not to watch.
         let _ = fault::arm_thread();
+        let mut told = None;
         let tick = (self.report.timeouts.request / 8).clamp(TICK.0, TICK.1);
         loop {
-            let left = self.look();
+            let left = self.look(&mut told);
             let time = left.map_or(tick, |left| left.min(tick));
             let began = Instant::now();
             self.watch.rest(time);
@@ -151,17 +154,32 @@ impl Watchdog {
         }
     }
 
-    /// Acts on what has taken too long; gives the time to what will have next.
-    fn look(&self) -> Option<Duration> {
+    /// Acts on what has taken too long; gives the time to what will have next. `told` is when the worker was first seen leaving.
+    fn look(&self, told: &mut Option<u64>) -> Option<Duration> {
         let now = time::monotonic_ns();
-        let patience = time::nanos(self.report.timeouts.request);
+        let timeouts = &self.report.timeouts;
+        let commands = self.report.slot.commands();
+        if commands.drain {
+            told.get_or_insert(now);
+        }
         let mut next = None;
         if let Some(since) = self.watch.bench.since() {
-            let due = since.saturating_add(patience);
-            if due <= now {
-                self.watch.bench.take(since, |call| self.act_for(call));
+            let late = since.saturating_add(time::nanos(timeouts.request));
+            // Its master does not wait longer for it than a drain, and the runtime thread does not even know that it leaves.
+            let drained = told.map_or(u64::MAX, |told| told.saturating_add(time::nanos(timeouts.drain)));
+            let held_up = since.saturating_add(HELD_UP);
+            if late.min(drained) <= now {
+                let timeout = if drained < late {
+                    Timeout::Drain
+                } else {
+                    Timeout::Request
+                };
+                self.watch.bench.take(since, |call| self.act_for(call, timeout));
+            } else if commands.handover && held_up <= now {
+                self.watch.bench.hold(since, || self.empty());
+                next = Some(late.min(drained));
             } else {
-                next = Some(due);
+                next = Some(late.min(drained).min(held_up));
             }
         }
         let (due, later) = self.watch.due(now);
@@ -177,14 +195,17 @@ impl Watchdog {
     }
 
     /// Does for the runtime thread what cannot wait for it.
-    fn act_for(&self, call: &Arc<Call>) {
-        let ended = self.report.end(call);
+    fn act_for(&self, call: &Arc<Call>, timeout: Timeout) {
+        let ended = self.report.end(call, timeout);
         self.report.stuck(call, Held::Runtime(self.thread));
         if let Some(ended) = ended {
             self.report.log(call, &ended);
         }
-        // The client has its answer and a successor is on its way; now the others.
-        self.empty();
+        // The client has its answer and a successor is on its way; now the others. At a stop nobody is left to take them.
+        let commands = self.report.slot.commands();
+        if commands.handover || !commands.drain {
+            self.empty();
+        }
     }
 
     /// Hands over every connection that nothing is owed on, as long as there are any and the runtime thread does not ask for
