@@ -83,9 +83,11 @@ fn a_body_at_its_limit_is_served_and_a_byte_more_is_a_413_whatever_the_framing()
 #[test]
 fn connections_over_the_limit_wait_in_the_backlog_and_are_served_when_there_is_room() {
     let server = limited("connections = 2");
+    // Idle ones would make room.
     let mut held: Vec<Client> = (0..2).map(|_| server.client()).collect();
     for client in &mut held {
-        assert_eq!(client.get("/").unwrap().status, 200);
+        client.send("GET / HTTP/1.1\r\nHost:").unwrap();
+        until("it is taken", || client.taken().then_some(()));
     }
     let mut third = server.client();
     third.patience(Duration::from_millis(400));
@@ -96,8 +98,9 @@ fn connections_over_the_limit_wait_in_the_backlog_and_are_served_when_there_is_r
     drop(held.pop());
     third.patience(PATIENCE);
     assert_eq!(third.reply().unwrap().status, 200);
+    held[0].send(" a\r\n\r\n").unwrap();
     assert_eq!(
-        held[0].get("/").unwrap().status,
+        held[0].reply().unwrap().status,
         200,
         "the one that stayed is still served"
     );
@@ -171,7 +174,7 @@ fn a_body_that_stops_coming_is_a_408_below_and_above_what_is_buffered() {
 
 #[test]
 fn a_body_that_comes_slowly_but_steadily_is_served() {
-    let server = timed("body = \"500ms\"");
+    let server = timed("body = \"500ms\"\n[limits]\nbody-rate = 10");
     let mut client = server.client();
     client
         .send("POST /hash HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\n")

@@ -5,8 +5,9 @@
 #![forbid(unsafe_code)]
 
 use super::draft::Draft;
+use super::trusted;
 use super::value::{self, Given, Read};
-use super::{AccessFormat, AccessTarget, Bind, Config, Dispatch, Format, Level};
+use super::{AccessFormat, AccessTarget, Bind, Config, Dispatch, Format, Level, Protocol};
 
 /// One scalar setting.
 pub struct Setting {
@@ -58,7 +59,7 @@ pub fn find(table: &str, key: &str) -> Option<&'static Setting> {
 }
 
 /// Tables that hold scalar settings.
-pub const TABLES: &[&str] = &["timeouts", "limits", "log", "admin", "control", "reload"];
+pub const TABLES: &[&str] = &["timeouts", "limits", "proxy", "log", "admin", "control", "reload"];
 
 /// Words of `[log] level`.
 pub const LEVELS: &[(&str, Level)] = &[
@@ -73,6 +74,8 @@ pub const FORMATS: &[(&str, Format)] = &[("human", Format::Human), ("json", Form
 /// Words of `[log] access-format`.
 pub const ACCESS_FORMATS: &[(&str, AccessFormat)] =
     &[("combined", AccessFormat::Combined), ("json", AccessFormat::Json)];
+/// Words of a listener's `protocol`.
+pub const PROTOCOLS: &[(&str, Protocol)] = &[("http", Protocol::Http), ("uwsgi", Protocol::Uwsgi)];
 /// Words of a mount's `dispatch`.
 pub const DISPATCHES: &[(&str, Dispatch)] = &[
     ("auto", Dispatch::Auto),
@@ -184,13 +187,13 @@ pub static SETTINGS: &[Setting] = &[
         |given| bytes(given, 128, 16 * MIB),
         size
     ),
-    row!(
-        "limits",
-        "body",
-        limits.body,
-        |given| value::size(given, 0..=i64::MAX as u64),
-        |bytes| { Some(quoted_size(*bytes)) }
-    ),
+    row!("limits", "body", limits.body, large, |bytes| Some(quoted_size(*bytes))),
+    row!("limits", "body-rate", limits.body_rate, rate, |rate| Some(quoted_size(
+        *rate
+    ))),
+    row!("limits", "write-rate", limits.write_rate, rate, |rate| Some(
+        quoted_size(*rate)
+    )),
     row!(
         "limits",
         "body-buffer",
@@ -227,20 +230,14 @@ pub static SETTINGS: &[Setting] = &[
         number
     ),
     row!("limits", "max-lifetime", limits.max_lifetime, value::lifetime, duration),
-    row!(
-        "limits",
-        "memory-soft",
-        limits.memory_soft,
-        |given| value::size(given, 0..=i64::MAX as u64),
-        |bytes| { Some(quoted_size(*bytes)) }
-    ),
-    row!(
-        "limits",
-        "memory-hard",
-        limits.memory_hard,
-        |given| value::size(given, 0..=i64::MAX as u64),
-        |bytes| { Some(quoted_size(*bytes)) }
-    ),
+    row!("limits", "memory-soft", limits.memory_soft, large, |bytes| Some(
+        quoted_size(*bytes)
+    )),
+    row!("limits", "memory-hard", limits.memory_hard, large, |bytes| Some(
+        quoted_size(*bytes)
+    )),
+    row!("proxy", "trusted", trusted, trusted::read, trusted::show),
+    row!("proxy", "early-hints", proxy_hints, value::truth, number),
     row!(
         "admin",
         "bind",
@@ -350,6 +347,16 @@ pub fn octal(bits: u32) -> String {
     format!("\"{bits:04o}\"")
 }
 
+/// Bytes that are never all in memory.
+fn large(given: Given<'_>) -> Read<u64> {
+    value::size(given, 0..=i64::MAX as u64)
+}
+
+/// Bytes a second.
+fn rate(given: Given<'_>) -> Read<u64> {
+    value::size(given, 0..=1 << 30)
+}
+
 fn quoted_size(bytes: u64) -> String {
     let text = value::bytes_text(bytes);
     if text.ends_with('B') { quoted(&text) } else { text }
@@ -360,7 +367,7 @@ fn quoted_size(bytes: u64) -> String {
     clippy::unnecessary_wraps,
     reason = "the shape that the table wants"
 )]
-fn number(number: &usize) -> Option<String> {
+fn number(number: &impl ToString) -> Option<String> {
     Some(number.to_string())
 }
 

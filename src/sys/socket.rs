@@ -163,6 +163,32 @@ pub fn sendfile(socket: &impl AsFd, file: &impl AsFd, offset: u64, count: usize)
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
+/// Has the kernel hold no more than so many bytes for a peer beyond those on their way (TCP_NOTSENT_LOWAT of tcp(7)); connections have it
+/// from their listener.
+pub fn hold_at_most(fd: &impl AsFd, bytes: u32) -> io::Result<()> {
+    let len = size_of_val(&bytes) as libc::socklen_t;
+    let raw = fd.as_fd().as_raw_fd();
+    // SAFETY: the option is one int, which is read during the call.
+    check(unsafe {
+        libc::setsockopt(
+            raw,
+            libc::IPPROTO_TCP,
+            libc::TCP_NOTSENT_LOWAT,
+            (&raw const bytes).cast(),
+            len,
+        )
+    })
+    .map(|_| ())
+}
+
+/// Bytes sent that the peer has not taken: unacknowledged over TCP (SIOCOUTQ of tcp(7)), with the kernel's own overhead on a Unix socket.
+pub fn queued(fd: &impl AsFd) -> io::Result<u64> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the descriptor is borrowed for the call, which writes one int (TIOCOUTQ is SIOCOUTQ).
+    check(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) })?;
+    Ok(u64::try_from(bytes).unwrap_or(0))
+}
+
 /// Ends our half of the conversation; the peer may still talk.
 pub fn shutdown_write(fd: &impl AsFd) -> io::Result<()> {
     Ok(shutdown(fd.as_fd().as_raw_fd(), nix::sys::socket::Shutdown::Write)?)

@@ -2,12 +2,11 @@
 //!
 //! The kernel wakes one worker for a connection, and passes over those that are not waiting: a worker that computes gets none. Each time
 //! it is woken it takes one connection of each queue and goes to the end of the kernel's line. While the worker is at a limit it stands
-//! in no line. At a stop it accepts the queues to their end. It knows nothing of what is said on a connection.
+//! in no line, unless all are at theirs and some of its connections only wait: then those make room (`room`). At a stop it accepts the queues to their end. It knows nothing of what is said on a connection.
 #![forbid(unsafe_code)]
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,12 +15,12 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{Sleep, sleep};
 
-use super::Worker;
-use super::connection::{self, Here, here};
-use crate::handover::{Handover, Passing};
-use crate::listener::{Address, Listener};
+use super::connection;
+use super::source::{Door, Source, take};
+use super::{Worker, room};
+use crate::config;
+use crate::listener::Listener;
 use crate::scoreboard::{Fact, House};
-use crate::sys;
 use crate::sys::epoll::Shared;
 
 /// How long nothing is accepted after the process ran out of descriptors.
@@ -34,42 +33,18 @@ const LOOK: Duration = Duration::from_millis(5);
 /// How long queues are accepted at the longest, should a door not be shut after all.
 const LONGEST: Duration = Duration::from_secs(2);
 
-/// A connection that came from a listener or from another worker.
-pub struct Accepted {
-    /// The socket: non-blocking, close-on-exec.
-    pub socket: OwnedFd,
-    /// Who connected.
-    pub remote: Address,
-    /// Index of the listener; None when another worker accepted it.
-    pub listener: Option<usize>,
-    /// What is known of it.
-    pub passing: Passing,
-}
-
-/// Where connections come from.
-struct Source {
-    /// With its number; absent for what other workers hand over.
-    listener: Option<(usize, Arc<Listener>)>,
-    queue: Shared,
-}
-
-impl Source {
-    /// Whether it is a door, and shut.
-    fn is_shut(&self) -> bool {
-        let listener = self.listener.as_ref();
-        listener.is_some_and(|(_, listener)| listener.has_door() && listener.is_shut())
-    }
-}
-
 /// The one who accepts.
 pub struct Acceptor {
     worker: Rc<Worker>,
     house: &'static House,
     sources: Vec<Source>,
-    heres: Vec<Option<Here>>,
+    /// The source that is asked first: at a limit there is room for one connection, and no source may be the last each time.
+    first: usize,
     /// It stands in the lines.
     listening: bool,
     pause: Option<Pin<Box<Sleep>>>,
+    /// Since when accepting has failed.
+    starved: Option<Instant>,
     stage: Stage,
 }
 
@@ -88,21 +63,28 @@ enum Stage {
 }
 
 impl Acceptor {
-    /// Joins the lines.
+    /// Joins the lines; `wanted` is how the listeners are configured.
     ///
     /// # Errors
     /// When a listener cannot be watched.
-    pub fn new(worker: Rc<Worker>, listeners: &[Arc<Listener>], house: &'static House) -> io::Result<Self> {
+    pub fn new(
+        worker: Rc<Worker>,
+        listeners: &[Arc<Listener>],
+        wanted: &[config::Listener],
+        house: &'static House,
+    ) -> io::Result<Self> {
         let mut sources = Vec::new();
         for (index, listener) in listeners.iter().enumerate() {
+            room::spare_the_kernel(listener);
             sources.push(Source {
                 queue: Shared::watch(&**listener)?,
-                listener: Some((index, listener.clone())),
+                // What a service manager handed over instead of the default listener is spoken to as that would be.
+                door: Some(Door::new(listener, wanted.get(index).or(wanted.first()))),
             });
         }
         sources.push(Source {
             queue: Shared::watch(&*worker.handover)?,
-            listener: None,
+            door: None,
         });
         if !sources.iter().all(|source| source.queue.is_exclusive()) {
             tracing::warn!(
@@ -113,9 +95,10 @@ impl Acceptor {
             worker,
             house,
             sources,
-            heres: listeners.iter().map(|listener| here(listener.address())).collect(),
+            first: 0,
             listening: true,
             pause: None,
+            starved: None,
             stage: Stage::Serving,
         })
     }
@@ -171,7 +154,7 @@ impl Acceptor {
 
     /// Whether there is a listener left that has to be emptied.
     fn holds(&self, last: bool) -> bool {
-        let mut listeners = self.sources.iter().filter(|source| source.listener.is_some());
+        let mut listeners = self.sources.iter().filter(|source| source.door.is_some());
         listeners.any(|source| last || source.is_shut())
     }
 
@@ -181,11 +164,20 @@ impl Acceptor {
     pub fn look(&mut self) {
         match self.stage {
             Stage::Serving if self.pause.is_none() => {
-                for source in &self.sources {
+                for source in &mut self.sources {
+                    // The kernel tells again what is there, and it is taken by turns as ever.
+                    if source.queue.is_exclusive() {
+                        if self.listening
+                            && let Err(error) = source.queue.step_back()
+                        {
+                            tracing::error!("a queue cannot be watched: {error}");
+                        }
+                        continue;
+                    }
                     while !self.worker.load.is_full()
-                        && let Ok(Some(accepted)) = take(&self.worker.handover, source.listener.as_ref())
+                        && let Ok(Some(accepted)) = take(&self.worker.handover, source.door.as_ref())
                     {
-                        self.start(accepted);
+                        connection::start(&self.worker, accepted);
                     }
                 }
             }
@@ -202,26 +194,62 @@ impl Acceptor {
                 ready!(pause.as_mut().poll(cx));
                 self.pause = None;
             }
-            if self.worker.load.is_full() {
+            let full = self.worker.load.is_full();
+            if full && !self.worker.could_make_room() {
                 self.step_out();
                 return Poll::Pending;
             }
-            let Err(error) = self.step_in().and_then(|()| self.serve(cx)) else {
-                return Poll::Pending;
-            };
-            tracing::error!("accepting paused for {} ms: {error}", PAUSE.as_millis());
-            self.step_out();
-            self.pause = Some(Box::pin(sleep(PAUSE)));
+            let look = if full { Self::make_room } else { Self::serve };
+            match self.step_in().and_then(|()| look(self, cx)) {
+                // What it has brought may have filled the worker.
+                Ok(()) if !full && self.worker.load.is_full() => {}
+                Ok(()) if self.pause.is_some() => {}
+                Ok(()) => return Poll::Pending,
+                Err(error) => self.starve(&error),
+            }
         }
+    }
+
+    /// Out of descriptors, mostly. It is tried again and again, and told once.
+    fn starve(&mut self, error: &io::Error) {
+        if self.starved.is_none() {
+            self.starved = Some(Instant::now());
+            tracing::error!("accepting paused, and is tried every {} ms: {error}", PAUSE.as_millis());
+        }
+        self.step_out();
+        self.pause = Some(Box::pin(sleep(PAUSE)));
+    }
+
+    /// Nobody has room, and somebody knocks: who has waited longest gives way, and wakes this task by its end.
+    fn make_room(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        for index in 0..self.sources.len() {
+            let source = &mut self.sources[index];
+            let Poll::Ready(knocked) = source.queue.poll_take(cx, || Ok(None::<()>)) else {
+                continue;
+            };
+            knocked?;
+            if source.is_shut() {
+                source.queue.leave();
+                continue;
+            }
+            self.step_out();
+            if self.worker.make_room() == 0 {
+                self.pause = Some(Box::pin(sleep(PAUSE)));
+            }
+            return Ok(());
+        }
+        Ok(())
     }
 
     /// Takes a connection from each source that has one. The one that it was woken for is among them, and nobody else was woken for it.
     fn serve(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        for index in 0..self.sources.len() {
+        self.first = (self.first + 1) % self.sources.len();
+        for turn in 0..self.sources.len() {
+            let index = (self.first + turn) % self.sources.len();
             loop {
-                let Source { listener, queue } = &mut self.sources[index];
+                let Source { door, queue } = &mut self.sources[index];
                 let handover = &self.worker.handover;
-                let Poll::Ready(taken) = queue.poll_take(cx, || take(handover, listener.as_ref())) else {
+                let Poll::Ready(taken) = queue.poll_take(cx, || take(handover, door.as_ref())) else {
                     break;
                 };
                 let Some(accepted) = taken? else {
@@ -232,9 +260,11 @@ impl Acceptor {
                     }
                     continue;
                 };
-                self.start(accepted);
+                connection::start(&self.worker, accepted);
+                if let Some(since) = self.starved.take() {
+                    tracing::info!("accepting goes on after {} ms", since.elapsed().as_millis());
+                }
                 if self.worker.load.is_full() {
-                    self.step_out();
                     return Ok(());
                 }
                 // Without that the first in the line is woken again and again, and gets most connections.
@@ -261,10 +291,6 @@ impl Acceptor {
         self.listening = false;
     }
 
-    fn start(&self, accepted: Accepted) {
-        connection::start(&self.worker, accepted, &self.heres);
-    }
-
     /// Accepts what is queued, past every limit: these clients were let in before the door was shut. Tells whether that was the last
     /// look.
     fn empty(&mut self, last: bool, began: Instant, mut quiet_since: Instant) -> bool {
@@ -276,9 +302,9 @@ impl Acceptor {
             quiet_since = Instant::now();
         }
         for source in &self.sources {
-            let due = match &source.listener {
+            let due = match &source.door {
                 // Where others serve on, only what is behind a door that was shut is ours to empty.
-                Some((_, listener)) => listener.has_door() && (last || listener.is_shut()),
+                Some(Door { listener, .. }) => listener.has_door() && (last || listener.is_shut()),
                 // Were another worker still there to serve them, it would have taken them by now.
                 None => last && began.elapsed() > QUIET / 2,
             };
@@ -286,10 +312,10 @@ impl Acceptor {
                 continue;
             }
             loop {
-                match take(&self.worker.handover, source.listener.as_ref()) {
+                match take(&self.worker.handover, source.door.as_ref()) {
                     Ok(Some(accepted)) => {
                         quiet_since = Instant::now();
-                        self.start(accepted);
+                        connection::start(&self.worker, accepted);
                     }
                     Ok(None) => break,
                     Err(error) => {
@@ -311,50 +337,14 @@ impl Acceptor {
 
     /// Gives up what was emptied, so that nobody queues where nobody accepts and the address is free.
     fn close(&mut self, last: bool) {
-        let emptied = |source: &mut Source| source.is_shut() || (last && source.listener.is_some());
-        for Source { listener, queue } in self.sources.extract_if(.., emptied) {
+        let emptied = |source: &mut Source| source.is_shut() || (last && source.door.is_some());
+        for Source { door, queue } in self.sources.extract_if(.., emptied) {
             drop(queue);
-            if let Some((_, listener)) = listener {
-                listener.close();
+            if let Some(door) = door {
+                door.listener.close();
             }
         }
     }
-}
-
-fn take(handover: &Handover, listener: Option<&(usize, Arc<Listener>)>) -> io::Result<Option<Accepted>> {
-    let Some((index, listener)) = listener else {
-        return take_over(handover);
-    };
-    Ok(listener.accept()?.map(|(socket, remote)| Accepted {
-        socket,
-        remote,
-        listener: Some(*index),
-        passing: Passing {
-            fresh: true,
-            ..Passing::default()
-        },
-    }))
-}
-
-/// Takes a connection over from another worker, if there is one.
-fn take_over(handover: &Handover) -> io::Result<Option<Accepted>> {
-    // A connection that finds no free descriptor when it is received is closed by the kernel.
-    drop(handover.as_fd().try_clone_to_owned()?);
-    let Some((socket, passing)) = handover.take()? else {
-        return Ok(None);
-    };
-    let remote = match sys::socket::peer(&socket) {
-        _ if passing.unix => Address::Unix(None),
-        Ok(remote) => remote,
-        // Reset by its client on the way.
-        Err(_) => return Ok(None),
-    };
-    Ok(Some(Accepted {
-        socket,
-        remote,
-        listener: None,
-        passing,
-    }))
 }
 
 #[cfg(test)]
@@ -369,7 +359,10 @@ mod tests {
     use super::*;
     use crate::config::{self, Bind, Config};
     use crate::generation::Generation;
+    use crate::handover::{Handover, Passing};
+    use crate::listener::Address;
     use crate::scoreboard::Scoreboard;
+    use std::os::fd::AsFd;
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -414,7 +407,13 @@ mod tests {
 
     impl Scene {
         fn acceptor(&self) -> Acceptor {
-            Acceptor::new(self.worker.clone(), std::slice::from_ref(&self.listener), self.house).unwrap()
+            Acceptor::new(
+                self.worker.clone(),
+                std::slice::from_ref(&self.listener),
+                &[],
+                self.house,
+            )
+            .unwrap()
         }
 
         /// Accepted and taken over.
@@ -494,10 +493,20 @@ mod tests {
     fn who_was_woken_may_have_died_so_the_others_look_now_and_then() {
         play(9, |scene| async move {
             let mut acceptor = scene.acceptor();
-            let _client = TcpStream::connect(scene.at).unwrap();
+            let _clients: Vec<_> = (0..3).map(|_| TcpStream::connect(scene.at).unwrap()).collect();
             scene.give();
             acceptor.look();
-            assert_eq!(scene.came(), (1, 1));
+            // The kernel tells it again what there is; it takes its turns as ever, and leaves the rest to others.
+            assert_eq!(scene.came(), (0, 0));
+            let all_came = async {
+                while scene.came() != (3, 1) {
+                    sleep(LOOK).await;
+                }
+            };
+            tokio::select! {
+                () = acceptor.run() => unreachable!("it was not told to leave"),
+                came = timeout(PATIENCE, all_came) => came.unwrap(),
+            }
         });
     }
 }

@@ -14,9 +14,9 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::Worker;
-use super::accept::Accepted;
+use super::source::Accepted;
 use crate::gateway::Peer;
-use crate::handover::Passing;
+use crate::handover::{Passing, Proxied};
 use crate::listener::Address;
 use crate::protocol::http::connection;
 use crate::protocol::http::ledger::Ledger;
@@ -62,35 +62,37 @@ fn dotted(address: Ipv4Addr) -> String {
     text
 }
 
-/// Serves a connection in a task of its own; `heres` are the listeners'.
-pub fn start(worker: &Rc<Worker>, accepted: Accepted, heres: &[Option<Here>]) {
+/// Serves a connection in a task of its own.
+pub fn start(worker: &Rc<Worker>, accepted: Accepted) {
     worker.load.opened();
     let number = worker.arrived.replace(worker.arrived.get() + 1);
     let counters = worker.slot.counters();
     let Accepted {
         socket,
         remote,
-        listener,
+        here,
+        taken_over,
         passing,
     } = accepted;
-    match listener {
-        Some(_) => counters.accepts.fetch_add(1, Ordering::Relaxed),
-        None => counters.taken_over.fetch_add(1, Ordering::Relaxed),
-    };
+    if taken_over {
+        counters.taken_over.fetch_add(1, Ordering::Relaxed);
+    } else {
+        counters.accepts.fetch_add(1, Ordering::Relaxed);
+    }
     let unix = matches!(remote, Address::Unix(_));
     let mut peer = Peer::default();
     if let Address::Tcp(address) = &remote {
         (peer.remote_addr, peer.remote_port) = spelled(address);
-        let here = listener
-            .and_then(|listener| heres.get(listener))
-            .and_then(Option::as_ref);
         (peer.server_name, peer.server_port) = match here {
-            Some(here) => here.clone(),
+            Some(here) => here,
             None => match sys::socket::local(&socket) {
                 Ok(Address::Tcp(local)) => spelled(&local),
                 _ => Default::default(),
             },
         };
+    }
+    if let Some(proxied) = Peer::proxied(&passing.proxied) {
+        peer = proxied;
     }
     let socket = match Socket::new(socket, unix) {
         Ok(socket) => socket,
@@ -100,9 +102,12 @@ pub fn start(worker: &Rc<Worker>, accepted: Accepted, heres: &[Option<Here>]) {
             return;
         }
     };
-    let place = worker.clerk.enter(&socket, unix);
+    let place = worker.clerk.enter(&socket, unix, passing.protocol);
+    if passing.proxied != Proxied::No {
+        worker.clerk.proxied(place, passing.proxied);
+    }
     let ledger = Rc::new(Ledger::new(peer, place, sys::piece::number_of(&socket)));
-    ledger.shared.set(listener.is_none());
+    ledger.shared.set(taken_over);
     // Its task may have to wait for a handler that never returns: until it runs, nothing has been read.
     worker.clerk.idle(place, passing.ahead.is_empty(), passing.fresh);
     worker.connections.borrow_mut().insert(number, ledger.clone());
@@ -189,8 +194,7 @@ impl Drop for Place {
         let open = worker.connections.borrow().len();
         counters.open.store(open as u64, Ordering::Relaxed);
         worker.load.closed();
-        // It may have been called up and left without a call.
-        worker.call_up();
+        worker.leave_line(ledger);
         if worker.draining.get() {
             worker.drained.notify_one();
         }

@@ -40,7 +40,7 @@ pub fn note(slot: Slot, timeouts: &Timeouts, timeout: Timeout, remote: &str, ask
         Asked::By(call) => {
             let request = &call.request;
             let target = request.part(request.path);
-            (request.id.to_string(), text(request.method()), text(target))
+            (request.shown_id().to_string(), text(request.method()), text(target))
         }
         Asked::Raw(head) => {
             let mut parts = first_line(head).split(|byte| *byte == b' ');

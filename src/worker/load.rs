@@ -58,6 +58,11 @@ impl Load {
         self.connections.get() >= self.most_connections || self.calls_full.get()
     }
 
+    /// Whether it is by its connections that nothing more may come.
+    pub fn holds_its_most(&self) -> bool {
+        self.connections.get() >= self.most_connections && !self.calls_full.get()
+    }
+
     /// Has the acceptor woken when the worker becomes full, or is so no more, other than by what the acceptor brings.
     pub fn wakes(&self, acceptor: &Waker) {
         let mut known = self.acceptor.borrow_mut();

@@ -13,8 +13,10 @@ mod expiry;
 mod load;
 mod pool;
 mod probe;
+mod room;
 mod roster;
 mod service;
+mod source;
 mod stuck;
 mod watchdog;
 
@@ -39,7 +41,7 @@ use crate::handler::loader::{Boot, Loaded};
 use crate::handover::Handover;
 use crate::protocol::http::ledger::Ledger;
 use crate::protocol::http::{Settings, head};
-use crate::scoreboard::{Slot, State};
+use crate::scoreboard::{Scoreboard, Slot, State};
 use crate::sys::fault;
 use crate::sys::fd::EventFd;
 use accept::Acceptor;
@@ -70,9 +72,15 @@ pub struct Worker {
     handing_over: Cell<bool>,
     /// Until when that is tried; what has not gone by then is closed in good order.
     give_until: Cell<Option<Instant>>,
+    /// When it may be told again that idle connections give way (ns).
+    room_told: Cell<u64>,
+    /// Where the other workers are; a probe has none.
+    board: OnceCell<&'static Scoreboard>,
     handover: Arc<Handover>,
     clerk: Clerk,
     in_flight: Cell<usize>,
+    /// Places among them that are kept for connections whose turn has come.
+    promised: Cell<usize>,
     /// Connections that wait for a call to end before they are read.
     waiting: RefCell<VecDeque<Rc<Ledger>>>,
     connections: RefCell<Connections>,
@@ -119,7 +127,9 @@ pub fn run(seat: Seat) -> Exit {
         if !slot.state_change(State::Starting, State::Ready) {
             return Ok(None);
         }
-        let acceptor = runtime.block_on(async { Acceptor::new(worker.clone(), &listeners, board.house()) });
+        let _ = worker.board.set(board);
+        let acceptor = runtime
+            .block_on(async { Acceptor::new(worker.clone(), &listeners, &generation.config.listeners, board.house()) });
         let acceptor = acceptor.map_err(|error| format!("no acceptor: {error}"))?;
         Ok(Some((worker, runtime, acceptor)))
     });
@@ -192,6 +202,7 @@ fn prepare(number: usize, slot: Slot, generation: &Generation, handover: &Arc<Ha
             script_name: mount.path.clone().into_bytes(),
             multithread,
             multiprocess: config.workers > 1,
+            proxy_hints: config.proxy_hints,
             worker: number.to_string(),
             generation: generation.number.to_string(),
         }));
@@ -215,9 +226,12 @@ fn prepare(number: usize, slot: Slot, generation: &Generation, handover: &Arc<Ha
         out_of_time: Cell::new(false),
         handing_over: Cell::new(false),
         give_until: Cell::new(None),
+        room_told: Cell::new(0),
+        board: OnceCell::new(),
         handover: handover.clone(),
         clerk: Clerk::new(config.limits.connections),
         in_flight: Cell::new(0),
+        promised: Cell::new(0),
         waiting: RefCell::default(),
         connections: RefCell::default(),
         arrived: Cell::new(0),
@@ -241,6 +255,9 @@ fn settings(config: &Config) -> Settings {
             body: limits.body,
         },
         timeouts: config.timeouts.clone(),
+        trusted: config.trusted.clone(),
+        body_rate: limits.body_rate,
+        write_rate: limits.write_rate,
         body_buffer: limits.body_buffer,
     }
 }

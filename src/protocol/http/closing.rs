@@ -7,6 +7,8 @@
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use tokio::task::coop::has_budget_remaining;
+
 use super::guard::{Guard, Stage};
 use super::ledger::Phase;
 
@@ -16,6 +18,8 @@ const CHUNK: usize = 16 * 1024;
 const LINGER: Duration = Duration::from_secs(5);
 /// The same at a stop: long enough for what was under way, too short to hold it.
 pub(super) const LINGER_AT_STOP: Duration = Duration::from_secs(1);
+/// How many bytes a close reads that nobody wants: more than a client has under way, and an end for one that sends for ever.
+pub(super) const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
 impl Guard {
     /// Whether nothing has come behind what the client itself called its last request. What else it might send breaks its word (RFC 9112
@@ -23,6 +27,10 @@ impl Guard {
     fn is_silent(&mut self, cx: &mut Context<'_>) -> bool {
         self.buf.reserve(CHUNK / 4);
         let more = self.socket.poll_read(cx, &mut self.buf);
+        if more.is_pending() && !has_budget_remaining() {
+            // The task has had its turn, and what has come is not known.
+            return false;
+        }
         self.unread = matches!(more, Poll::Ready(Ok(1..)));
         !self.unread
     }
@@ -60,8 +68,11 @@ impl Guard {
             }
             self.buf.clear();
             self.buf.reserve(CHUNK);
-            match ready!(self.socket.poll_read(cx, &mut self.buf)) {
+            let read = ready!(self.socket.poll_read(cx, &mut self.buf));
+            self.drained += self.buf.len();
+            match read {
                 Ok(0) | Err(_) => return Poll::Ready(()),
+                Ok(_) if self.drained > LINGER_BYTES => return Poll::Ready(()),
                 // The rest of a body was under way before our close; anything else crossed it.
                 Ok(_) if self.unread => {}
                 Ok(_) => self.ledger.raced.set(true),

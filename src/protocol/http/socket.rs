@@ -53,6 +53,11 @@ impl Socket {
         each!(self, stream => pin!(stream.read_buf(buf)).poll(cx))
     }
 
+    /// Waits until there is something to read, or the connection is broken.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        each!(self, stream => stream.poll_read_ready(cx).map(drop))
+    }
+
     /// Sends what fits.
     pub fn poll_write(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         each!(self, stream => loop {

@@ -63,6 +63,11 @@ impl Timer {
             let Some((at, phase)) = ledger.deadline.get() else {
                 return false;
             };
+            // Who waits may have bounded it by the same moment again, after it was put off.
+            let at = match ledger.extra.get() {
+                Some((passed, until)) if passed == at => until,
+                _ => at,
+            };
             if self.due.is_some_and(|due| due <= at) && !self.sleep.is_elapsed() {
                 return false;
             }
@@ -78,9 +83,10 @@ impl Timer {
                 continue;
             }
             // Once: a thread that is always late must not wait for ever.
-            if now - at >= time::nanos(ASLEEP) && ledger.extra.get() != Some(at) {
-                ledger.bound(phase, ASLEEP);
-                ledger.extra.set(ledger.deadline.get().map(|(due, _)| due));
+            if now - at >= time::nanos(ASLEEP) && ledger.extra.get().is_none_or(|(_, until)| until != at) {
+                let until = now.saturating_add(time::nanos(ASLEEP));
+                ledger.deadline.set(Some((until, phase)));
+                ledger.extra.set(Some((at, until)));
                 continue;
             }
             ledger.deadline.set(None);
@@ -114,7 +120,7 @@ mod tests {
             assert!(ledger.deadline.get().is_some_and(|(due, _)| due > past));
             // The extra time was slept through as well.
             ledger.deadline.set(Some((past, Phase::Write)));
-            ledger.extra.set(Some(past));
+            ledger.extra.set(Some((past - 1, past)));
             assert!(passed().await);
             assert_eq!(ledger.expired.get(), Some(Phase::Write));
         });
