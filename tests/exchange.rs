@@ -208,6 +208,73 @@ fn a_handler_that_answers_while_it_reads_keeps_the_connection() {
 }
 
 #[test]
+fn a_connection_whose_answer_left_before_its_body_serves_on() {
+    let server = Server::lab().workers(1).start();
+    let mut client = server.client();
+    for _ in 0..3 {
+        // More than is read before the call, and half of it comes when the answer is there.
+        let head = format!("POST /taste?n=10 HTTP/1.1\r\nHost: a\r\nContent-Length: {LONG}\r\n\r\n");
+        client.send([head.as_bytes(), &vec![b'x'; LONG / 2]].concat()).unwrap();
+        let reply = client.reply().unwrap();
+        assert_eq!((reply.status, reply.text()), (200, "it tastes well\n".to_owned()));
+        if reply.closes() {
+            // Said so, it may; then the rest of the body is read and no request is lost.
+            let _ = client.send(vec![b'x'; LONG / 2]);
+            assert_eq!(client.rest().unwrap_or_default(), b"");
+            client = server.client();
+            continue;
+        }
+        client.send(vec![b'x'; LONG / 2]).unwrap();
+        assert_eq!(client.get("/bytes?n=3").unwrap().body.len(), 3);
+    }
+}
+
+#[test]
+fn hints_before_a_switch_go_first_and_leave_it_whole() {
+    let server = Server::lab().workers(1).start();
+    let mut client = server.client();
+    client
+        .send("GET /upgrade?hints=1 HTTP/1.1\r\nHost: a\r\nConnection: upgrade, close\r\nUpgrade: echo\r\n\r\nahead ")
+        .unwrap();
+    assert_eq!(client.head(true).unwrap().status, 103);
+    assert_eq!(client.head(false).unwrap().status, 101);
+    client.send("and behind").unwrap();
+    client.half_close();
+    assert_eq!(client.rest().unwrap(), b"ahead and behind");
+}
+
+#[test]
+fn half_a_head_takes_nobodys_turn() {
+    let config = "[timeouts]\nheader = \"20s\"\n[limits]\nin-flight = 1\n";
+    let server = Server::lab().workers(1).config(config).start();
+    let (mut busy, mut half, mut whole) = (server.client(), server.client(), server.client());
+    taken(&mut busy, get("/sleep?ms=500"));
+    taken(&mut half, "GET / HT");
+    whole.send(get("/bytes?n=7")).unwrap();
+    assert_eq!(busy.reply().unwrap().status, 200);
+    whole.patience(Duration::from_secs(10));
+    assert_eq!(whole.reply().unwrap().body.len(), 7);
+    half.send("TP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    assert_eq!(half.reply().unwrap().status, 200);
+}
+
+#[test]
+fn who_sends_many_requests_ahead_takes_nobodys_turn() {
+    let server = one_at_a_time();
+    let calls = |client: &mut Client| client.get("/count").unwrap().text().trim().parse::<u32>().unwrap();
+    let (mut ahead, mut other) = (server.client(), server.client());
+    let before = calls(&mut other);
+    ahead.send(get("/sleep?ms=200").repeat(12)).unwrap();
+    assert_eq!(ahead.reply().unwrap().status, 200);
+    // Eleven are waiting; the other connection gets its turn between two of them.
+    let after = calls(&mut other);
+    assert!(after - before <= 5, "{} calls went before", after - before);
+    for _ in 1..12 {
+        assert_eq!(ahead.reply().unwrap().status, 200);
+    }
+}
+
+#[test]
 fn exc_info_after_the_first_byte_never_lets_the_response_end_well() {
     let server = probe().start();
     for _ in 0..12 {

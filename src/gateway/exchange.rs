@@ -65,7 +65,7 @@ impl Call {
 impl Exchange for Call {
     fn log(&self, level: i32, message: &[u8]) {
         let text = String::from_utf8_lossy(message);
-        let id = self.request.id;
+        let id = self.request.shown_id();
         match level {
             abi::LOG_ERROR => tracing::error!(target: "handler", request_id = %id, "{text}"),
             abi::LOG_WARN => tracing::warn!(target: "handler", request_id = %id, "{text}"),
@@ -168,7 +168,7 @@ impl Exchange for Call {
         let built = Head::build(status, fields);
         let mut state = self.lock();
         if let Some(text) = exc_info {
-            tracing::error!(request_id = %self.request.id, "handler error: {}", String::from_utf8_lossy(text));
+            tracing::error!(request_id = %self.request.shown_id(), "handler error: {}", String::from_utf8_lossy(text));
         }
         if matches!(state.stage, Stage::Done | Stage::Failed) {
             return abi::E_STATE;
@@ -206,7 +206,9 @@ impl Exchange for Call {
         if !(102..=199).contains(&status) {
             return abi::E_INVALID;
         }
-        if self.request.version == super::request::Version::Http10 {
+        // nginx before 1.29 takes an interim response for the final one, and its client waits for a body that never comes.
+        let heard = self.request.front.is_none() || self.request.mount.proxy_hints;
+        if self.request.version == super::request::Version::Http10 || !heard {
             return abi::E_UNSUPPORTED;
         }
         let head = match interim(status as u16, fields) {

@@ -72,7 +72,7 @@ impl Head {
             }
             (!own).then_some((name, value))
         });
-        let mut fields = Fields::read(&mut others)?;
+        let mut fields = without_length(&mut others)?;
         match protocol {
             Some(protocol) if HeaderValue::from_bytes(&protocol).is_ok() => fields.set("upgrade", &protocol),
             _ => return Err(Fault("it names no protocol in Upgrade".into())),
@@ -129,9 +129,16 @@ pub fn interim(status: u16, fields: &mut dyn Iterator<Item = (&[u8], &[u8])>) ->
         .and_then(|code| code.canonical_reason())
         .unwrap_or_default();
     let mut head = format!("HTTP/1.1 {status} {reason}\r\n").into_bytes();
-    head.extend_from_slice(Fields::read(fields)?.text());
+    head.extend_from_slice(without_length(fields)?.text());
     head.extend_from_slice(b"\r\n");
     Ok(Bytes::from(head))
+}
+
+/// The fields of an answer below 200, in which a Content-Length must not stand (RFC 9110 section 8.6).
+fn without_length(fields: &mut dyn Iterator<Item = (&[u8], &[u8])>) -> Result<Fields, Fault> {
+    let mut fields = Fields::read(fields)?;
+    fields.remove("content-length");
+    Ok(fields)
 }
 
 fn parse_length(value: &[u8]) -> Result<u64, Fault> {
@@ -203,5 +210,18 @@ mod tests {
             assert!(build("200 OK", &[field]).is_err(), "{field:?}");
         }
         assert!(build("200 OK", &[("Content-Length", "1"), ("content-length", "1")]).is_err());
+    }
+
+    #[test]
+    fn no_length_stands_in_an_answer_below_two_hundred() {
+        let passed = [("Content-Length", "5"), ("Link", "</a>"), ("Upgrade", "x")];
+        let mut fields = passed.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+        let switching = Head::switching(&mut fields).expect("valid");
+        assert_eq!(switching.fields.text(), b"link: </a>\r\nupgrade: x\r\n");
+        let mut fields = passed[..2]
+            .iter()
+            .map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+        let early = interim(103, &mut fields).expect("valid");
+        assert_eq!(early, b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n".as_slice());
     }
 }

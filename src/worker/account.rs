@@ -17,8 +17,9 @@ use super::Worker;
 use super::expiry::{self, Asked};
 use crate::access_log::Entry;
 use crate::gateway::input::Input;
+use crate::gateway::request::ShownId;
 use crate::gateway::{Call, Request};
-use crate::handover::Passing;
+use crate::handover::{Passing, Proxied};
 use crate::protocol::http::ledger::{Ledger, Outcome, Record, first_line};
 use crate::protocol::http::{Gate, Settings};
 use crate::scoreboard::{CallRecord, Counters, Plea, Timeout};
@@ -29,7 +30,13 @@ impl Gate for Worker {
     }
 
     fn may_start(&self, ledger: &Rc<Ledger>) -> bool {
-        if self.in_flight.get() < self.limits.in_flight {
+        if ledger.is_promised() {
+            ledger.step_out();
+            self.promised.set(self.promised.get() - 1);
+            return true;
+        }
+        if self.taken() < self.limits.in_flight {
+            ledger.step_out();
             return true;
         }
         if ledger.queue_up() {
@@ -54,6 +61,10 @@ impl Gate for Worker {
         self.clerk.idle(ledger.place, idle, fresh);
     }
 
+    fn proxied(&self, ledger: &Ledger, proxied: Proxied) {
+        self.clerk.proxied(ledger.place, proxied);
+    }
+
     fn is_taken(&self, ledger: &Ledger) -> bool {
         self.clerk.is_taken(ledger.place)
     }
@@ -64,6 +75,10 @@ impl Gate for Worker {
 
     fn expired(&self, ledger: &Ledger, timeout: Timeout) {
         let record = ledger.record.borrow();
+        let peer = ledger.peer();
+        let remote = record
+            .as_ref()
+            .map_or(peer.remote_addr.as_str(), |record| record.remote_addr(peer));
         let asked = match record.as_ref() {
             Some(Record { call: Some(call), .. }) => {
                 if timeout == Timeout::Request {
@@ -74,17 +89,25 @@ impl Gate for Worker {
             Some(record) => Asked::Raw(&record.refused),
             None => Asked::Raw(&[]),
         };
-        expiry::note(
-            self.slot,
-            &self.settings.timeouts,
-            timeout,
-            &ledger.peer.remote_addr,
-            asked,
-        );
+        expiry::note(self.slot, &self.settings.timeouts, timeout, remote, asked);
+    }
+
+    fn waits_for_client(&self, ledger: &Ledger, waits: bool) {
+        if ledger.record.borrow().is_none() || ledger.placeless.replace(waits) == waits {
+            return;
+        }
+        // Many slow clients must not use up the places of those who are quick. One that comes back finds its place, full or not.
+        if waits {
+            self.one_less();
+        } else {
+            self.one_more();
+        }
     }
 
     fn finished(&self, ledger: &Ledger, mut record: Record, now: u64) {
-        self.set_in_flight(self.in_flight.get() - 1);
+        if !ledger.placeless.replace(false) {
+            self.one_less();
+        }
         if let Some(call) = &record.call {
             // Its connection may be closed, and its number another's, while its body is still open.
             call.wire.forget();
@@ -115,7 +138,6 @@ impl Gate for Worker {
             kept.mark().logged();
             self.watch.keep(call, kept);
         }
-        self.call_up();
     }
 }
 
@@ -151,7 +173,7 @@ impl Worker {
 
     /// Begins the record of an exchange; it counts as in flight until it is finished.
     pub(super) fn open(&self, ledger: &Ledger, began: u64, refused: Bytes) {
-        self.set_in_flight(self.in_flight.get() + 1);
+        self.one_more();
         *ledger.record.borrow_mut() = Some(Record {
             refused,
             ..Record::new(began)
@@ -162,7 +184,11 @@ impl Worker {
     pub(super) fn begin(&self, ledger: &Ledger, request: Request, input: Input, start: u64) -> Arc<Call> {
         // Method and target stand side by side in the head.
         let line = &request.bytes[request.method.start as usize..request.target.end as usize];
-        let kept = self.slot.call_begin(&request.id.hex(), line, start);
+        // As `shown_id` has it, without a copy.
+        let own = request.id.hex();
+        let told = request.front.as_ref().and_then(|front| front.request_id.as_deref());
+        let id = told.map_or(&own[..], str::as_bytes);
+        let kept = self.slot.call_begin(id, line, start);
         let mark = kept.as_ref().map(CallRecord::mark);
         let call = Call::new(request, input, (start, self.settings.timeouts.request), mark);
         // A FIN may have come with the request, before there was a call to tell.
@@ -178,28 +204,57 @@ impl Worker {
         call
     }
 
-    /// Lets connections that wait for their turn start as many calls as there is room for, the longest waiting first.
-    pub(super) fn call_up(&self) {
-        let mut waiting = self.waiting.borrow_mut();
-        let mut room = self.limits.in_flight.saturating_sub(self.in_flight.get());
-        while room > 0
-            && let Some(next) = waiting.pop_front()
-        {
-            if next.called_up() {
-                next.wake();
-                room -= 1;
-            }
+    /// Calls under way, and places kept for connections whose turn has come and which have not run yet.
+    fn taken(&self) -> usize {
+        self.in_flight.get() + self.promised.get()
+    }
+
+    fn one_more(&self) {
+        let before = self.taken();
+        self.in_flight.set(self.in_flight.get() + 1);
+        self.tell(before);
+    }
+
+    /// A call is over: whoever has waited longest gets its place.
+    fn one_less(&self) {
+        let before = self.taken();
+        self.in_flight.set(self.in_flight.get() - 1);
+        self.call_up(before);
+    }
+
+    /// A connection ends that may have been waiting for its turn, or was about to take it.
+    pub(super) fn leave_line(&self, ledger: &Ledger) {
+        let before = self.taken();
+        if ledger.step_out() {
+            self.promised.set(self.promised.get() - 1);
+            self.call_up(before);
         }
     }
 
-    fn set_in_flight(&self, calls: usize) {
-        let most = self.limits.in_flight;
-        let before = self.in_flight.replace(calls);
-        // The acceptor has to know of the limit alone: waking it costs more than all the rest here.
-        if (before < most) != (calls < most) {
-            self.load.set_calls_full(calls >= most);
+    /// Keeps places for as many of those who wait as there is room for, the longest waiting first: nobody who comes later takes them.
+    fn call_up(&self, before: usize) {
+        let mut waiting = self.waiting.borrow_mut();
+        while self.taken() < self.limits.in_flight
+            && let Some(next) = waiting.pop_front()
+        {
+            if next.called_up() {
+                self.promised.set(self.promised.get() + 1);
+                next.wake();
+            }
         }
-        self.slot.counters().in_flight.store(calls as u64, Ordering::Relaxed);
+        drop(waiting);
+        self.tell(before);
+    }
+
+    /// Tells those who want to know how many calls there are, `before` being how many were taken.
+    fn tell(&self, before: usize) {
+        let (most, now) = (self.limits.in_flight, self.taken());
+        // The acceptor has to know of the limit alone: waking it costs more than all the rest here.
+        if (before < most) != (now < most) {
+            self.load.set_calls_full(now >= most);
+        }
+        let calls = self.in_flight.get() as u64;
+        self.slot.counters().in_flight.store(calls, Ordering::Relaxed);
     }
 
     /// The access-log line of an exchange.
@@ -207,18 +262,17 @@ impl Worker {
         let mut access = self.access.borrow_mut();
         let Some(access) = access.as_mut() else { return };
         let id = match &record.call {
-            Some(call) => call.request.id,
-            None => self.next_id(),
+            Some(call) => call.request.shown_id(),
+            None => ShownId::Own(self.next_id().hex()),
         };
-        let id = id.hex();
         let mut entry = match &record.call {
-            Some(call) => described(call, &id),
+            Some(call) => described(call, id.as_str()),
             // What was refused need not have three parts; its first line is shown as far as it goes.
             None => {
                 let mut parts = first_line(&record.refused).splitn(3, |byte| *byte == b' ');
                 Entry {
-                    remote: &ledger.peer.remote_addr,
-                    request_id: std::str::from_utf8(&id).unwrap_or_default(),
+                    remote: record.remote_addr(ledger.peer()),
+                    request_id: id.as_str(),
                     method: parts.next().unwrap_or_default(),
                     target: parts.next().unwrap_or_default(),
                     protocol: parts.next().unwrap_or_default(),
@@ -237,14 +291,14 @@ impl Worker {
 }
 
 /// What an access line says of the request.
-pub(super) fn described<'a>(call: &'a Call, id: &'a [u8]) -> Entry<'a> {
+pub(super) fn described<'a>(call: &'a Call, id: &'a str) -> Entry<'a> {
     let request = &call.request;
     Entry {
-        remote: &request.peer.remote_addr,
-        request_id: std::str::from_utf8(id).unwrap_or_default(),
+        remote: request.remote_addr(),
+        request_id: id,
         method: request.method(),
-        target: request.part(request.target),
-        protocol: request.version.name().as_bytes(),
+        target: request.shown_target(),
+        protocol: request.protocol(),
         referer: request.field(b"referer").unwrap_or_default(),
         user_agent: request.field(b"user-agent").unwrap_or_default(),
         ..Entry::default()

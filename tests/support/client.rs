@@ -118,23 +118,27 @@ pub struct Client {
 impl Client {
     /// Connects; reads give up after [`PATIENCE`].
     pub fn connect(address: &Address) -> io::Result<Self> {
-        let stream = match address {
-            Address::Tcp(address) => {
-                let stream = TcpStream::connect(address)?;
-                stream.set_nodelay(true)?;
-                stream.set_read_timeout(Some(PATIENCE))?;
-                stream.set_write_timeout(Some(PATIENCE))?;
-                Stream::Tcp(stream)
-            }
+        match address {
+            Address::Tcp(address) => Self::over(TcpStream::connect(address)?),
             Address::Unix(path) => {
                 let stream = UnixStream::connect(path)?;
                 stream.set_read_timeout(Some(PATIENCE))?;
                 stream.set_write_timeout(Some(PATIENCE))?;
-                Stream::Unix(stream)
+                Ok(Client {
+                    stream: Stream::Unix(stream),
+                    ahead: Vec::new(),
+                })
             }
-        };
+        }
+    }
+
+    /// Takes a TCP connection that is open.
+    pub fn over(stream: TcpStream) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
         Ok(Client {
-            stream,
+            stream: Stream::Tcp(stream),
             ahead: Vec::new(),
         })
     }

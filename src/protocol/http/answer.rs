@@ -40,7 +40,7 @@ pub fn respond(answer: Answer, call: &Arc<Call>, gate: &Rc<dyn Gate>, ledger: &R
             reply
         }
         Err(fault) => {
-            tracing::error!(request_id = %call.request.id, "handler fault: {fault}");
+            tracing::error!(request_id = %call.request.shown_id(), "handler fault: {fault}");
             failed(gate, ledger)
         }
     }

@@ -261,19 +261,12 @@ impl Body for ResponseBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let body = self.get_mut();
         let frame = match &mut body.kind {
-            Kind::Empty => None,
-            Kind::Full(bytes) => {
-                let bytes = std::mem::take(bytes);
-                body.kind = Kind::Empty;
-                Some(Ok(Frame::data(bytes)))
-            }
-            Kind::File { left } => {
-                let piece = phantom::bytes(*left);
-                *left -= piece.len() as u64;
-                (!piece.is_empty()).then(|| Ok(Frame::data(piece)))
-            }
             Kind::Stream(stream) if stream.ended => None,
             Kind::Stream(stream) => ready!(stream.poll_piece(cx, &body.ledger)),
+            Kind::Empty | Kind::Full(_) | Kind::File { .. } => {
+                let piece = body.take();
+                return Poll::Ready((!piece.is_empty()).then(|| Ok(Frame::data(piece))));
+            }
         };
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()

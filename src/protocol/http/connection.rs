@@ -1,10 +1,11 @@
-//! The life of one connection: hyper over the guard, one timer, then a close that loses nothing.
+//! The life of one connection: requests one by one, by the short way or by hyper, then a raw stream or a close that loses nothing.
 //!
 //! Takes a socket and a service; returns when the connection is closed. It reads nothing itself.
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
 use std::convert::Infallible;
+use std::future::Future;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
@@ -30,8 +31,18 @@ use super::{Gate, Service, direct, tunnel};
 use crate::handover::Passing;
 use crate::sys::time;
 
-/// Between two tries to hand a connection over.
-const RETRY: Duration = Duration::from_millis(5);
+/// Between the first two tries to hand a connection over; the pauses double up to the second, for hundreds may be trying.
+const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
+
+/// What came of a connection that was to be handed over.
+enum Handed {
+    /// It is another worker's.
+    Over,
+    /// Not yet, and its client has sent something.
+    Detained,
+    /// It has to be ended here.
+    Refused,
+}
 
 /// Serves a connection to its end, or until it is another worker's.
 pub async fn serve<S: Service>(socket: Socket, passing: Passing, ledger: Rc<Ledger>, service: Rc<S>) {
@@ -42,8 +53,9 @@ pub async fn serve<S: Service>(socket: Socket, passing: Passing, ledger: Rc<Ledg
     loop {
         // hyper has the requests whose body or answer streams, one at a time.
         if let Turn::Hyper(answer) = direct::converse(&guard, &ledger, &service, &mut timer).await {
-            converse(&guard, &ledger, service.clone(), answer, &mut timer).await;
-            if guard.borrow().settled {
+            // Far larger than all the rest of a connection, and most never come here.
+            Box::pin(converse(&guard, &ledger, service.clone(), answer, &mut timer)).await;
+            if guard.borrow().is_settled() || leave_body(&guard, &ledger, &mut timer).await {
                 continue;
             }
         }
@@ -52,16 +64,19 @@ pub async fn serve<S: Service>(socket: Socket, passing: Passing, ledger: Rc<Ledg
             None => break,
             // The last hold on the socket goes with the guard; to the client nothing happens.
             Some(Leave::Taken) => return,
-            Some(Leave::HandOver) if hand_over(&guard, &ledger, &*gate).await => return,
-            // A request may lie in its buffer: it is served here and told of the end.
-            Some(Leave::HandOver) => guard.borrow_mut().stay(),
+            Some(Leave::HandOver) => match hand_over(&guard, &ledger, &*gate).await {
+                Handed::Over => return,
+                Handed::Detained => guard.borrow_mut().detain(),
+                // A request may lie in its buffer: it is served here and told of the end.
+                Handed::Refused => guard.borrow_mut().stay(),
+            },
         }
     }
     // Whatever hyper ended it for, from here on it is nobody else's.
     guard.borrow_mut().set_idle(false);
     let upgrade = ledger.upgrade.borrow_mut().take();
     if let Some((head, call)) = upgrade {
-        let (sent, finished) = tunnel::run(&guard, &ledger, &*gate, head, &call, &mut timer).await;
+        let (sent, finished) = Box::pin(tunnel::run(&guard, &ledger, &*gate, head, &call, &mut timer)).await;
         let record = ledger.record.borrow_mut().take();
         if let Some(mut record) = record {
             record.bytes = sent;
@@ -75,21 +90,41 @@ pub async fn serve<S: Service>(socket: Socket, passing: Passing, ledger: Rc<Ledg
     poll_fn(|cx| timer.poll_bounded(&ledger, cx, |cx| guard.borrow_mut().poll_close(cx))).await;
 }
 
-/// Gives the connection to whoever takes it; false when it has to be ended here.
-async fn hand_over(guard: &Rc<RefCell<Guard>>, ledger: &Ledger, gate: &dyn Gate) -> bool {
+/// Reads what is left of the body of a request whose handler has answered without it: the answer did not say that the connection
+/// closes, so the next request is waited for. False when there is none left, or no end of it.
+async fn leave_body(guard: &Rc<RefCell<Guard>>, ledger: &Ledger, timer: &mut Timer) -> bool {
+    if ledger.is_busy() || guard.borrow().is_last() {
+        return false;
+    }
+    poll_fn(|cx| timer.poll_bounded(ledger, cx, |cx| guard.borrow_mut().poll_discard(cx))).await
+}
+
+/// Gives the connection to whoever takes it.
+async fn hand_over(guard: &Rc<RefCell<Guard>>, ledger: &Ledger, gate: &dyn Gate) -> Handed {
     let passing = guard.borrow().passing();
+    let mut pause = RETRY.0;
     while gate.hands_over(ledger) {
         let given = gate.give(guard.borrow().socket.as_fd(), &passing);
         match given {
-            Ok(()) => return true,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(RETRY).await,
+            Ok(()) => return Handed::Over,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let mut pausing = pin!(sleep(pause));
+                let sent = poll_fn(|cx| match pausing.as_mut().poll(cx) {
+                    Poll::Ready(()) => Poll::Ready(false),
+                    Poll::Pending => guard.borrow().socket.poll_readable(cx).map(|()| true),
+                });
+                if sent.await {
+                    return Handed::Detained;
+                }
+                pause = (pause * 2).min(RETRY.1);
+            }
             Err(error) => {
                 tracing::warn!("an idle connection is closed, for it cannot be handed over: {error}");
-                return false;
+                return Handed::Refused;
             }
         }
     }
-    false
+    Handed::Refused
 }
 
 /// One request by hyper, until its answer has left, either side ends it, or it is turned over to a raw stream. `answer` is there already
@@ -118,11 +153,11 @@ async fn converse<S: Service>(
     let mut poll = |cx: &mut Context<'_>| {
         if let Poll::Ready(outcome) = http.as_mut().poll(cx) {
             if let Err(error) = outcome {
-                tracing::debug!(remote = ledger.peer.remote_addr, "connection ended: {error}");
+                tracing::debug!(remote = ledger.peer().remote_addr, "connection ended: {error}");
             }
             return Poll::Ready(());
         }
-        if guard.borrow().settled || ledger.upgrade.borrow().is_some() || ledger.over.get() {
+        if guard.borrow().is_settled() || ledger.upgrade.borrow().is_some() || ledger.over.get() {
             return Poll::Ready(());
         }
         Poll::Pending

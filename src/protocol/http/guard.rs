@@ -17,19 +17,23 @@ use tokio::task::coop::has_budget_remaining;
 
 use super::closing::LINGER_AT_STOP;
 use super::framing::{Follower, Framing};
+use super::front_end::is_trusted;
 use super::head::{Limits, Progress, Version};
 use super::leaving::Leave;
 use super::ledger::{FIELDS, Incoming, Ledger, Phase, is_head};
+use super::pace::Pace;
 use super::refusal::Refusal;
 use super::reply::Asked;
 use super::shown::takes_trailers;
 use super::socket::Socket;
 use super::{Gate, Settings};
-use crate::handover::Passing;
+use crate::config::Protocol;
+use crate::handover::{Passing, Proxied};
+use crate::protocol::uwsgi;
 use crate::scoreboard::Timeout;
 
 /// Bytes read at once; also what a pipelining client may send ahead.
-const CHUNK: usize = 16 * 1024;
+pub(super) const CHUNK: usize = 16 * 1024;
 
 /// What the guard reads next.
 pub(super) enum Stage {
@@ -59,23 +63,35 @@ pub struct Guard {
     pub(super) asked: Asked,
     /// Of the head that hyper is shown, what it has not read yet.
     pub(super) shown: Bytes,
-    /// The last answer has left, and nothing of its request is still to be read.
-    pub(super) settled: bool,
     pub(super) stage: Stage,
+    /// Of the body that comes.
+    pub(super) reading: Pace,
+    /// Of the answer that leaves.
+    pub(super) writing: Pace,
     /// The client has sent its FIN.
     pub(super) ended: bool,
     /// No request has come yet.
     pub(super) fresh: bool,
+    /// What the client speaks.
+    pub(super) protocol: Protocol,
+    /// What a PROXY header says of the connection, or that it is still to come.
+    pub(super) proxied: Proxied,
+    /// What its peer says of clients is believed.
+    pub(super) trusted: bool,
     /// The client said that its last request was the last one.
     pub(super) last: bool,
     /// The worker lists it as idle.
     pub(super) idle: bool,
+    /// Its client has sent something while nobody could take it over: that is served here first.
+    pub(super) detained: bool,
     /// How it leaves its worker without being closed.
     pub(super) leave: Option<Leave>,
     /// Our FIN has been sent.
     pub(super) shut: bool,
     /// Something of the client's was unread then.
     pub(super) unread: bool,
+    /// Bytes that were read since then.
+    pub(super) drained: usize,
 }
 
 impl Guard {
@@ -87,6 +103,7 @@ impl Guard {
         } else {
             ledger.bound(Phase::Idle, timeouts.keep_alive);
         }
+        let trusted = is_trusted(&gate.settings().trusted, ledger.peer());
         Self {
             socket,
             ledger,
@@ -98,16 +115,22 @@ impl Guard {
                 keep_alive: true,
             },
             shown: Bytes::new(),
-            settled: false,
             stage: Stage::Head,
+            reading: Pace::default(),
+            writing: Pace::default(),
             ended: false,
             fresh: passing.fresh,
+            protocol: passing.protocol,
+            proxied: passing.proxied,
+            trusted,
             last: false,
             // As it was listed when it came.
             idle: passing.ahead.is_empty(),
+            detained: false,
             leave: None,
             shut: false,
             unread: false,
+            drained: 0,
         }
     }
 
@@ -121,7 +144,8 @@ impl Guard {
             self.buf.reserve(CHUNK / 4);
             match ready!(self.socket.poll_read(cx, &mut self.buf)) {
                 Ok(0) => self.end(),
-                Ok(_) => {}
+                // Nobody else may have it now.
+                Ok(_) => self.set_idle(false),
                 Err(error) => {
                     self.ledger.set_client(abi::STATE_GONE);
                     return Poll::Ready(Err(error));
@@ -136,6 +160,11 @@ impl Guard {
         self.last || self.ledger.closing.get()
     }
 
+    /// Whether the last answer has left, nothing of its request is still to be read, and another may come.
+    pub(super) fn is_settled(&self) -> bool {
+        !self.ledger.is_busy() && matches!(self.stage, Stage::Head) && !self.is_last()
+    }
+
     /// The client's FIN. It alone is no goodbye: the client may have shut its writing side and still read.
     fn end(&mut self) {
         self.ended = true;
@@ -143,28 +172,47 @@ impl Guard {
     }
 
     /// Waits for the next request.
+    #[inline]
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Next>> {
         if !matches!(self.stage, Stage::Head) || self.leaves() {
             return Poll::Ready(Ok(Next::Nothing));
         }
         loop {
-            if !self.buf.is_empty() {
-                if !self.gate.may_start(&self.ledger) {
-                    // It is not the client that is late now.
-                    self.ledger.deadline.set(None);
-                    self.ledger.expired.set(None);
-                    return Poll::Pending;
-                }
+            let awaited = matches!(self.proxied, Proxied::Awaited)
+                && match self.awaits_proxy() {
+                    Ok(awaited) => awaited,
+                    Err(refusal) => return self.refuse(refusal),
+                };
+            if !self.buf.is_empty() && !awaited {
                 let limits: Limits = self.settings().limits;
                 let parsed = {
                     let mut head = self.ledger.head.borrow_mut();
                     if head.fields.capacity() == 0 {
                         head.fields.reserve(FIELDS);
                     }
-                    head.parse(&self.buf, &limits)
+                    match self.protocol {
+                        Protocol::Http => head.parse(&self.buf, &limits),
+                        Protocol::Uwsgi => uwsgi::parse(&mut head, &mut self.buf, &limits, &self.ledger.front),
+                    }
                 };
                 match parsed {
-                    Ok(Progress::Complete) => return Poll::Ready(Ok(self.accept(&limits))),
+                    Ok(Progress::Complete) => {
+                        // A uwsgi packet is the front-end's word already.
+                        if self.trusted
+                            && self.protocol == Protocol::Http
+                            && let Err(refusal) = self.hear_front_end()
+                        {
+                            return self.refuse(refusal);
+                        }
+                        // Only a whole head takes a turn: who sends half of one keeps nobody waiting. It is read anew then.
+                        if !self.gate.may_start(&self.ledger) {
+                            // It is not the client that is late now.
+                            self.ledger.deadline.set(None);
+                            self.ledger.expired.set(None);
+                            return Poll::Pending;
+                        }
+                        return Poll::Ready(Ok(self.accept(&limits)));
+                    }
                     Ok(Progress::Partial) => {}
                     Err(refusal) => return self.refuse(refusal),
                 }
@@ -178,7 +226,7 @@ impl Guard {
                 return Poll::Ready(Ok(Next::Nothing));
             }
             if self.buf.capacity() - self.buf.len() < CHUNK / 4 {
-                self.buf.reserve(CHUNK / 2);
+                self.make_room();
             }
             match self.socket.poll_read(cx, &mut self.buf) {
                 Poll::Ready(Ok(0)) => {
@@ -192,6 +240,14 @@ impl Guard {
                 }
                 // The task has had its turn, and what has come is not known; it is polled again.
                 Poll::Pending if !has_budget_remaining() => return Poll::Pending,
+                Poll::Pending if self.detained && self.buf.is_empty() => {
+                    // It had sent nothing after all.
+                    self.detained = false;
+                    if self.leaves() {
+                        return Poll::Ready(Ok(Next::Nothing));
+                    }
+                    return self.wait_for_head();
+                }
                 Poll::Pending => return self.wait_for_head(),
             }
         }
@@ -208,6 +264,13 @@ impl Guard {
             } else {
                 Poll::Pending
             };
+        }
+        if self.ledger.gives_way.take() {
+            // Another client takes its place at once: it is not waited for to end its side.
+            self.last = true;
+            self.set_idle(false);
+            self.ledger.closing.set(true);
+            return Poll::Ready(Ok(Next::Nothing));
         }
         let ends = self.gate.is_draining() && !self.gate.hands_over(&self.ledger);
         if ends && self.fresh && !over {
@@ -234,19 +297,25 @@ impl Guard {
             self.ledger.closing.set(true);
             return Poll::Ready(Ok(Next::Nothing));
         }
+        if self.ledger.bounding().is_none() {
+            self.ledger.bound(Phase::Idle, self.settings().timeouts.keep_alive);
+        }
         self.set_idle(true);
+        self.put_by();
         Poll::Pending
     }
 
     /// Hands a whole head over, and its body if that has come with it.
+    #[inline]
     fn accept(&mut self, limits: &Limits) -> Next {
         let ledger = self.ledger.clone();
         let head = ledger.head.borrow();
         // A copy of its own size: a split would tie up the buffer, and cost more, for as long as the call lives.
         let bytes = Bytes::copy_from_slice(&self.buf[..head.len]);
         self.buf.advance(head.len);
+        self.set_idle(false);
         self.fresh = false;
-        self.settled = false;
+        self.detained = false;
         self.last = !head.keep_alive;
         self.asked = Asked {
             to_head: head.method.of(&bytes) == b"HEAD",
@@ -258,9 +327,7 @@ impl Guard {
         let next = match head.framing {
             Framing::None | Framing::Length(0) => Next::Whole(Bytes::new()),
             Framing::Length(length)
-                if length <= self.buf.len() as u64
-                    && length <= self.settings().body_buffer as u64
-                    && !head.expect_continue =>
+                if length <= self.buf.len() as u64 && length <= self.settings().body_buffer as u64 =>
             {
                 let body = Bytes::copy_from_slice(&self.buf[..length as usize]);
                 self.buf.advance(length as usize);
@@ -268,7 +335,10 @@ impl Guard {
             }
             framing => {
                 self.stage = Stage::Body(Follower::new(framing, limits));
-                self.show(framing, head.expect_continue, takes_trailers(&head.fields, &bytes));
+                self.reading = Pace::default();
+                // Who has begun to send need not be told to go on (RFC 9110 section 10.1.1).
+                let expects = head.expect_continue && self.buf.is_empty();
+                self.show(framing, expects, takes_trailers(&head.fields, &bytes));
                 Next::Streams
             }
         };
@@ -280,6 +350,7 @@ impl Guard {
     /// Hands a refusal over; it is the connection's last request.
     fn refuse(&mut self, refusal: Refusal) -> Poll<io::Result<Next>> {
         let seen = self.buf.split().freeze();
+        self.set_idle(false);
         self.stage = Stage::Refused;
         self.ledger.deadline.set(None);
         self.ledger.closing.set(true);
@@ -293,8 +364,10 @@ impl Guard {
         Poll::Ready(Ok(Next::Whole(Bytes::new())))
     }
 
-    /// Bytes that came behind the last request, for the raw stream after an upgrade.
+    /// Bytes that came behind the last request, for the raw stream after an upgrade. That is no request of which the client could have said
+    /// that it was the last.
     pub fn take_ahead(&mut self) -> Bytes {
+        self.last = false;
         self.buf.split().freeze()
     }
 

@@ -12,6 +12,7 @@ use appserver_handler::abi;
 use bytes::{Buf, Bytes};
 use hyper::rt::{Read, ReadBufCursor};
 
+use super::closing::LINGER_BYTES;
 use super::framing::Framing;
 use super::guard::{Guard, Stage};
 use super::ledger::Phase;
@@ -26,9 +27,7 @@ impl Guard {
     /// Has hyper read a head like that of the request under way.
     pub(super) fn show(&mut self, framing: Framing, expects: bool, trailers: bool) {
         let shown = Shown {
-            to_head: self.asked.to_head,
-            old: self.asked.old,
-            keep_alive: self.asked.keep_alive,
+            asked: self.asked,
             framing,
             expects,
             trailers,
@@ -45,10 +44,42 @@ impl Guard {
         self.show(Framing::None, false, trailers);
     }
 
+    /// Reads a body to its end that nobody wants; false when it breaks off, or is too long for that.
+    pub(super) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let mut left = LINGER_BYTES;
+        loop {
+            if self.buf.is_empty() {
+                if self.ended || self.ledger.expired.take() == Some(Phase::Body) {
+                    return Poll::Ready(false);
+                }
+                self.buf.reserve(CHUNK);
+                match self.socket.poll_read(cx, &mut self.buf) {
+                    Poll::Ready(Ok(count @ 1..)) => self.body_came(count),
+                    Poll::Ready(_) => return Poll::Ready(false),
+                    Poll::Pending => {
+                        self.wait_for_body();
+                        return Poll::Pending;
+                    }
+                }
+            }
+            let Stage::Body(follower) = &mut self.stage else {
+                return Poll::Ready(false);
+            };
+            let Some(used) = follower.follow(&self.buf).ok().filter(|used| *used <= left) else {
+                return Poll::Ready(false);
+            };
+            left -= used;
+            self.buf.advance(used);
+            if follower.done() {
+                self.ledger.body_open.set(false);
+                self.stage = Stage::Head;
+                self.body_over();
+                return Poll::Ready(true);
+            }
+        }
+    }
+
     fn poll_body(&mut self, cx: &mut Context<'_>, cursor: &mut ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        let Stage::Body(follower) = &mut self.stage else {
-            return Poll::Pending;
-        };
         while self.buf.is_empty() {
             let fault = match self.ledger.expired.take() {
                 Some(Phase::Body) => {
@@ -70,19 +101,21 @@ impl Guard {
                     self.ended = true;
                     self.ledger.set_client(abi::STATE_HALF_CLOSED);
                 }
-                Poll::Ready(Ok(_)) => self.ledger.deadline.set(None),
+                Poll::Ready(Ok(count)) => self.body_came(count),
                 Poll::Ready(Err(error)) => {
                     self.ledger.set_client(abi::STATE_GONE);
                     return Poll::Ready(Err(error));
                 }
                 Poll::Pending => {
-                    if self.ledger.bounding() != Some(Phase::Body) {
-                        self.ledger.bound(Phase::Body, self.gate.settings().timeouts.body);
-                    }
+                    self.wait_for_body();
+                    self.put_by();
                     return Poll::Pending;
                 }
             }
         }
+        let Stage::Body(follower) = &mut self.stage else {
+            return Poll::Pending;
+        };
         let most = self.buf.len().min(cursor.remaining());
         match follower.follow(&self.buf[..most]) {
             Ok(used) => {
@@ -91,13 +124,7 @@ impl Guard {
                 if follower.done() {
                     self.ledger.body_open.set(false);
                     self.stage = Stage::Head;
-                    self.ledger.deadline.set(None);
-                    if !self.ledger.is_busy() && !self.is_last() {
-                        // Its answer had left before the body's end: the connection is free now.
-                        self.settled = true;
-                        self.rest();
-                        self.ledger.bound(Phase::Idle, self.gate.settings().timeouts.keep_alive);
-                    }
+                    self.body_over();
                 }
                 Poll::Ready(Ok(()))
             }

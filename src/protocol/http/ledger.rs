@@ -4,7 +4,7 @@
 //! the service answers by it, and the access log gets its record from it.
 #![forbid(unsafe_code)]
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use bytes::Bytes;
 use super::field::Field;
 use super::head::Head;
 use super::refusal::Refusal;
-use crate::gateway::Call;
 use crate::gateway::request::Peer;
+use crate::gateway::{Call, Front};
 use crate::handler::call::FileRange;
 use crate::scoreboard::CallRecord;
 use crate::sys::time;
@@ -88,6 +88,8 @@ pub struct Record {
     pub kept: Option<CallRecord>,
     /// The head's bytes when there was no call.
     pub refused: Bytes,
+    /// Whom a front-end named as its client when there was no call.
+    pub remote: Option<String>,
     /// Status of the answer; 0 while there is none.
     pub status: u16,
     /// Bytes of the body that went to the client's connection.
@@ -103,12 +105,21 @@ pub struct Record {
 }
 
 impl Record {
+    /// The client's address as it is to be shown; `peer` is the connection's.
+    pub fn remote_addr<'a>(&'a self, peer: &'a Peer) -> &'a str {
+        match &self.call {
+            Some(call) => call.request.remote_addr(),
+            None => self.remote.as_deref().unwrap_or(&peer.remote_addr),
+        }
+    }
+
     /// For an exchange that begins now.
     pub fn new(began: u64) -> Self {
         Self {
             call: None,
             kept: None,
             refused: Bytes::new(),
+            remote: None,
             status: 0,
             bytes: 0,
             began,
@@ -119,7 +130,7 @@ impl Record {
     }
 }
 
-/// A file that stands in hyper's queue as phantom bytes.
+/// A file that stands among the bytes to send as phantom bytes.
 pub struct SentFile {
     /// The range.
     pub file: FileRange,
@@ -132,8 +143,10 @@ pub struct SentFile {
 /// See the module.
 #[derive(Default)]
 pub struct Ledger {
-    /// Both ends of the connection.
-    pub peer: Arc<Peer>,
+    /// Both ends of the connection itself.
+    own: Arc<Peer>,
+    /// What a PROXY header has made of them.
+    pub proxied: OnceCell<Arc<Peer>>,
     /// Where the worker lists it.
     pub place: u32,
     /// Its descriptor, for the watchdog (see `sys::piece`).
@@ -142,15 +155,21 @@ pub struct Ledger {
     pub shared: Cell<bool>,
     /// Its last answer was given behind this thread's back: it is only to be closed.
     pub over: Cell<bool>,
+    /// The worker is full: if it is idle, it is to be closed.
+    pub gives_way: Cell<bool>,
+    /// Its exchange waits for the client and takes no place among the calls.
+    pub placeless: Cell<bool>,
     /// It could not be handed over, and is ended as at a stop.
     pub stays: Cell<bool>,
     /// The head that the guard reads, and then the parts of what it accepted.
     pub head: RefCell<Head>,
+    /// What a trusted front-end says of the request that the guard accepted.
+    pub front: RefCell<Option<Box<Front>>>,
     /// What the guard accepted or refused and the service has not taken yet.
     pub incoming: RefCell<Option<Incoming>>,
     /// The exchange under way.
     pub record: RefCell<Option<Record>>,
-    /// The body of its answer has been handed to hyper to the end.
+    /// The body of its answer has been taken to the end; the last of it may still have to leave.
     pub answered: Cell<bool>,
     /// A chunk of a streamed body has not left yet.
     pub chunk_out: Cell<bool>,
@@ -158,13 +177,13 @@ pub struct Ledger {
     pub closing: Cell<bool>,
     /// What bounds the connection now, and until when (ns, CLOCK_MONOTONIC).
     pub deadline: Cell<Option<(u64, Phase)>>,
-    /// The deadline that was put off, and is not again.
-    pub extra: Cell<Option<u64>>,
+    /// The deadline that was put off, and until when: it is not again.
+    pub extra: Cell<Option<(u64, u64)>>,
     /// The phase whose time is over.
     pub expired: Cell<Option<Phase>>,
     /// Interim responses that go before anything else.
     pub interim: RefCell<VecDeque<Bytes>>,
-    /// Files whose phantom bytes are in hyper's queue.
+    /// Files whose phantom bytes have still to leave.
     pub files: RefCell<VecDeque<SentFile>>,
     /// Why the request's body ended early.
     pub body_fault: Cell<Option<Refusal>>,
@@ -180,6 +199,8 @@ pub struct Ledger {
     client: Cell<abi::Status>,
     /// It waits for its turn to start a call.
     queued: Cell<bool>,
+    /// A place among the calls is kept for it.
+    promised: Cell<bool>,
     task: RefCell<Option<Waker>>,
 }
 
@@ -187,11 +208,16 @@ impl Ledger {
     /// For a connection that begins here.
     pub fn new(peer: Peer, place: u32, number: RawFd) -> Self {
         Self {
-            peer: Arc::new(peer),
+            own: Arc::new(peer),
             place,
             number,
             ..Self::default()
         }
+    }
+
+    /// Both ends of the connection, as they are to be shown.
+    pub fn peer(&self) -> &Arc<Peer> {
+        self.proxied.get().unwrap_or(&self.own)
     }
 
     /// Keeps the room of a list of fields for the next head, unless it is large.
@@ -242,9 +268,22 @@ impl Ledger {
         !self.queued.replace(true)
     }
 
-    /// Its turn has come; false when it waits no more.
+    /// Its turn has come, and a place among the calls is kept for it; false when it waits no more.
     pub fn called_up(&self) -> bool {
-        self.queued.replace(false)
+        let waits = self.queued.replace(false);
+        self.promised.set(self.promised.get() || waits);
+        waits
+    }
+
+    /// Whether its turn has come and it has not taken it.
+    pub fn is_promised(&self) -> bool {
+        self.promised.get()
+    }
+
+    /// It waits no more; true when a place was kept for it.
+    pub fn step_out(&self) -> bool {
+        self.queued.set(false);
+        self.promised.replace(false)
     }
 
     /// Changes the record of the exchange under way.

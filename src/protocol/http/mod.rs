@@ -1,8 +1,10 @@
 //! HTTP/1.1: the guard decides what is a request, hyper speaks the protocol, the worker's service answers.
 //!
-//! The way of a request: `socket` -> `guard` (with `head`, `field`, `target`, `facts`, `framing`, `refusal`, `shown`: pure)
-//! -> hyper -> the [`Service`] (with `upload`) -> `answer` -> `body` -> hyper -> `outlet` -> `socket`. `closing` is how it
-//! ends; `ledger` is what these tell each other, `connection` is the life of one connection with its `timer`, `tunnel` what follows a 101.
+//! The way of a request: `socket` -> `guard` (with `head`, `field`, `target`, `facts`, `framing`, `refusal`, `front_end`) -> `direct` -> the
+//! [`Service`] -> `answer` -> `body` -> `direct` (its head by `reply`) -> `outlet` -> `socket`. Where a body streams in or out it goes by way
+//! of hyper, which is `shown` a head of ours, reads by `inlet` (and `upload`) and writes by `outlet`. `closing` is how a connection ends and
+//! `leaving` how it goes elsewhere; `ledger` is what all these tell each other, `connection` is the life of one connection with its `timer`,
+//! `tunnel` what follows a 101.
 #![forbid(unsafe_code)]
 
 pub mod answer;
@@ -13,6 +15,7 @@ mod direct;
 mod facts;
 pub mod field;
 pub mod framing;
+mod front_end;
 #[cfg(test)]
 mod golden;
 pub mod guard;
@@ -20,12 +23,16 @@ pub mod head;
 mod inlet;
 mod leaving;
 pub mod ledger;
+#[cfg(test)]
+mod opinions;
 mod outlet;
+mod pace;
 pub mod phantom;
 pub mod refusal;
 pub mod reply;
 mod shown;
 pub mod socket;
+mod spare;
 pub mod target;
 pub mod timer;
 pub mod tunnel;
@@ -37,9 +44,9 @@ use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::config::Timeouts;
+use crate::config::{Timeouts, Trusted};
 use crate::gateway::Call;
-use crate::handover::Passing;
+use crate::handover::{Passing, Proxied};
 use crate::scoreboard::Timeout;
 
 /// What bounds a connection and its requests.
@@ -49,6 +56,12 @@ pub struct Settings {
     pub limits: head::Limits,
     /// Of each phase.
     pub timeouts: Timeouts,
+    /// Whose word about a client is taken.
+    pub trusted: Trusted,
+    /// Bytes a second that a body has to come in at; 0 is any.
+    pub body_rate: u64,
+    /// Bytes a second that an answer has to be read at; 0 is any.
+    pub write_rate: u64,
     /// Bodies up to this many bytes are read before the call.
     pub body_buffer: usize,
 }
@@ -70,10 +83,14 @@ pub trait Gate {
     fn give(&self, connection: BorrowedFd<'_>, passing: &Passing) -> io::Result<()>;
     /// It begins, or ceases, to wait for a request of which nothing has been read; `fresh` if for its first.
     fn idle(&self, ledger: &ledger::Ledger, idle: bool, fresh: bool);
+    /// A PROXY header was read, and tells of its ends.
+    fn proxied(&self, ledger: &ledger::Ledger, proxied: Proxied);
     /// Whether an idle one was handed over while this thread was stuck: its socket is not to be touched.
     fn is_taken(&self, ledger: &ledger::Ledger) -> bool;
     /// A named timeout is over that the client or the handler should have kept: a count and a line in the log.
     fn expired(&self, ledger: &ledger::Ledger, timeout: Timeout);
+    /// The exchange under way begins, or ceases, to wait for its client alone: it takes no place among the calls meanwhile.
+    fn waits_for_client(&self, ledger: &ledger::Ledger, waits: bool);
     /// Runs [`Call::advance`] where the call's handler runs.
     fn advance(&self, call: &Arc<Call>);
     /// An exchange is over, at `now` (ns): the log line, the counters, and the end of its call.

@@ -11,9 +11,11 @@ use std::task::{Context, Poll, ready};
 use appserver_handler::abi;
 use bytes::{Buf, BytesMut};
 use hyper::rt::Write;
+use tokio::task::coop::has_budget_remaining;
 
-use super::guard::{Guard, Stage};
+use super::guard::Guard;
 use super::ledger::{Phase, SentFile};
+use super::pace::Pace;
 use super::phantom;
 use crate::scoreboard::Timeout;
 use crate::sys::time;
@@ -79,6 +81,7 @@ impl Guard {
         }
         if self.ledger.answered.get() && self.ledger.is_busy() {
             self.ledger.answered.set(false);
+            self.writing = Pace::default();
             // What a faulty handler announced and did not send must not go out as part of the next response.
             self.ledger.files.borrow_mut().clear();
             let now = time::monotonic_ns();
@@ -90,11 +93,7 @@ impl Guard {
                 // An upload's buffer is not for an idle connection to keep.
                 self.buf = BytesMut::new();
             }
-            if !self.buf.is_empty() || self.ended || self.gate.is_draining() {
-                self.ledger.wake();
-            }
             self.rest();
-            self.settled = !self.ledger.body_open.get() && !self.is_last() && matches!(self.stage, Stage::Head);
             self.ledger
                 .bound_from(now, Phase::Idle, self.settings().timeouts.keep_alive);
         }
@@ -114,21 +113,19 @@ impl Write for Guard {
         let guard = self.get_mut();
         let sent = guard.poll_send(cx, slices);
         let over = guard.ledger.expired.get() == Some(Phase::Write);
-        if over {
+        if over && (sent.is_ready() || has_budget_remaining()) {
             guard.ledger.expired.set(None);
         }
         match &sent {
             // Only now: a client that has made room meanwhile has read.
-            Poll::Pending if over => {
+            Poll::Pending if over && has_budget_remaining() && !guard.has_read() => {
                 guard.gate.expired(&guard.ledger, Timeout::Write);
                 // Of what lies in the kernel's buffers nothing will be read either.
                 guard.ledger.reset.set(true);
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
-            Poll::Pending if guard.ledger.bounding() != Some(Phase::Write) => {
-                guard.ledger.bound(Phase::Write, guard.gate.settings().timeouts.write);
-            }
-            Poll::Ready(Ok(_)) if guard.ledger.bounding() == Some(Phase::Write) => guard.ledger.deadline.set(None),
+            Poll::Pending => guard.wait_for_room(),
+            Poll::Ready(Ok(count)) if guard.writing.waits() => guard.room_came(*count),
             Poll::Ready(Err(_)) => guard.ledger.set_client(abi::STATE_GONE),
             _ => {}
         }

@@ -48,17 +48,17 @@ impl Reply {
 
 /// What the form of an answer depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Asked {
+pub struct Asked {
     /// The method is HEAD.
-    pub(super) to_head: bool,
+    pub to_head: bool,
     /// The client speaks HTTP/1.0.
-    pub(super) old: bool,
+    pub old: bool,
     /// The client may send another request on this connection.
-    pub(super) keep_alive: bool,
+    pub keep_alive: bool,
 }
 
 /// Appends the head of an answer. `length` is that of its body; None when there is none.
-pub(super) fn write(out: &mut Vec<u8>, reply: &Reply, asked: Asked, length: Option<u64>) {
+pub fn write(out: &mut Vec<u8>, reply: &Reply, asked: Asked, length: Option<u64>) {
     status_line(out, reply, asked);
     let bodiless = matches!(reply.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let (mut measured, mut dated, mut closing) = (false, false, false);
@@ -202,9 +202,7 @@ mod tests {
     /// What hyper sends to a client that has asked so.
     fn by_hyper(answer: Response<ResponseBody>, asked: Asked) -> Vec<u8> {
         let shown = Shown {
-            to_head: asked.to_head,
-            old: asked.old,
-            keep_alive: asked.keep_alive,
+            asked,
             framing: Framing::None,
             expects: false,
             trailers: false,

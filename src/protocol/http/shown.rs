@@ -5,15 +5,12 @@
 
 use super::field::Field;
 use super::framing::Framing;
+use super::reply::Asked;
 
 /// See the module.
 pub(super) struct Shown {
-    /// The method is HEAD (no body in the answer); every other method is alike to hyper.
-    pub(super) to_head: bool,
-    /// The client speaks HTTP/1.0.
-    pub(super) old: bool,
-    /// The connection may serve another request.
-    pub(super) keep_alive: bool,
+    /// What the request asks of the form of its answer. Every method but HEAD is alike to hyper.
+    pub(super) asked: Asked,
     /// How the body comes.
     pub(super) framing: Framing,
     /// The client waits for 100 (Continue).
@@ -26,13 +23,13 @@ impl Shown {
     /// As bytes.
     pub(super) fn head(&self) -> Vec<u8> {
         let mut head = Vec::with_capacity(128);
-        head.extend_from_slice(if self.to_head { b"HEAD" } else { b"POST" });
-        head.extend_from_slice(if self.old {
+        head.extend_from_slice(if self.asked.to_head { b"HEAD" } else { b"POST" });
+        head.extend_from_slice(if self.asked.old {
             b" / HTTP/1.0\r\n"
         } else {
             b" / HTTP/1.1\r\n"
         });
-        match (self.old, self.keep_alive) {
+        match (self.asked.old, self.asked.keep_alive) {
             (false, false) => head.extend_from_slice(b"Connection: close\r\n"),
             (true, true) => head.extend_from_slice(b"Connection: keep-alive\r\n"),
             _ => {}

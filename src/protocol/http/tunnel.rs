@@ -16,7 +16,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::Gate;
 use super::guard::Guard;
-use super::ledger::{Ledger, Phase};
+use super::ledger::Ledger;
 use super::timer::Timer;
 use crate::gateway::Call;
 use crate::gateway::answer::Piece;
@@ -45,16 +45,16 @@ pub async fn run(
     let finished = poll_fn(|cx| {
         ledger.attend(cx);
         let moved = tunnel.poll(cx);
-        // A client that does not read what is sent holds a call for nothing.
-        match (moved.is_pending() && !tunnel.out.is_empty(), ledger.bounding()) {
-            (true, None) => ledger.bound(Phase::Write, gate.settings().timeouts.write),
-            (false, Some(_)) => ledger.deadline.set(None),
-            _ => {}
-        }
-        if moved.is_pending() && timer.poll_deadline(ledger, cx) {
-            gate.expired(ledger, Timeout::Write);
-            ledger.reset.set(true);
-            return Poll::Ready(false);
+        // A client that does not read what is sent holds a call for nothing; one that is sent nothing may wait.
+        while moved.is_pending() && timer.poll_deadline(ledger, cx) {
+            ledger.expired.set(None);
+            let mut guard = guard.borrow_mut();
+            if !guard.has_read() {
+                gate.expired(ledger, Timeout::Write);
+                ledger.reset.set(true);
+                return Poll::Ready(false);
+            }
+            guard.wait_for_room();
         }
         moved
     })
@@ -102,19 +102,27 @@ impl Tunnel<'_> {
     }
 
     fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        // What the handler said before it switched goes first.
+        match self.guard.borrow_mut().poll_interim(cx) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(_)) => return Poll::Ready(false),
+            Poll::Pending => return Poll::Pending,
+        }
         loop {
             while !self.out.is_empty() {
-                match self
-                    .guard
-                    .borrow_mut()
-                    .socket()
-                    .poll_write(cx, &[IoSlice::new(&self.out)])
-                {
+                let mut guard = self.guard.borrow_mut();
+                match guard.socket().poll_write(cx, &[IoSlice::new(&self.out)]) {
                     Poll::Ready(Ok(sent)) => {
                         self.out.advance(sent);
+                        if guard.writing.waits() {
+                            guard.room_came(sent);
+                        }
                     }
                     Poll::Ready(Err(_)) => return Poll::Ready(false),
-                    Poll::Pending => return Poll::Pending,
+                    Poll::Pending => {
+                        guard.wait_for_room();
+                        return Poll::Pending;
+                    }
                 }
             }
             match self.call.poll_output(cx) {

@@ -56,6 +56,7 @@ const PAGES: &[(&str, Page)] = &[
     ("/hash", upload::hash),
     ("/read", upload::read),
     ("/early", upload::early),
+    ("/taste", upload::taste),
     ("/sleep", later::sleep),
     ("/spin", later::spin),
     ("/pace", later::pace),

@@ -68,8 +68,14 @@ impl Shape {
     }
 }
 
+/// With `?unbuffered` it asks the front-end to pass each chunk on as it comes.
 pub fn stream(_: &Lab, _: Environ, query: &Query, start_response: StartResponse) -> Body {
-    start_response("200 OK", &[("Content-Type", "application/octet-stream")]);
+    let kind = ("Content-Type", "application/octet-stream");
+    if query.text("unbuffered").is_some() {
+        start_response("200 OK", &[kind, ("X-Accel-Buffering", "no")]);
+    } else {
+        start_response("200 OK", &[kind]);
+    }
     Body::iter(Shape::of(query).into_chunks())
 }
 

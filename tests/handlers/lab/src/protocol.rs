@@ -38,8 +38,11 @@ pub fn hints(_: &Lab, environ: Environ, _: &Query, start_response: StartResponse
     text(&start_response, "200 OK", "after the hints\n")
 }
 
-/// Switches to a protocol of raw bytes and echoes them.
-pub fn upgrade(_: &Lab, environ: Environ, _: &Query, start_response: StartResponse) -> Body {
+/// Switches to a protocol of raw bytes and echoes them; `?hints=1` sends hints first.
+pub fn upgrade(_: &Lab, environ: Environ, query: &Query, start_response: StartResponse) -> Body {
+    if query.number("hints", 0) > 0 {
+        let _ = start_response.informational(103, &[("Link", "</style.css>; rel=preload; as=style")]);
+    }
     let protocol = environ.header("Upgrade").unwrap_or(b"echo");
     match start_response.upgrade(&[("Upgrade", protocol)]) {
         Ok(mut stream) => {

@@ -45,6 +45,18 @@ pub fn read(_: &Lab, environ: Environ, query: &Query, start_response: StartRespo
     }
 }
 
+/// `?n=`: reads so many bytes, then answers in chunks and leaves the rest unread.
+pub fn taste(_: &Lab, environ: Environ, query: &Query, start_response: StartResponse) -> Body {
+    let mut taken = vec![0; usize::try_from(query.number("n", 10)).unwrap_or(10)];
+    match environ.input().read_exact(&mut taken) {
+        Ok(()) => {
+            start_response("200 OK", &[("Content-Type", "text/plain")]);
+            Body::iter(["it ", "tastes ", "well\n"].map(Vec::from))
+        }
+        Err(error) => failed(&environ, &start_response, &error),
+    }
+}
+
 /// `?code=`: answers and leaves the body unread.
 pub fn early(_: &Lab, _: Environ, query: &Query, start_response: StartResponse) -> Body {
     text(
