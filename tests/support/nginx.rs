@@ -32,9 +32,50 @@ impl Nginx {
                 .replace("/run/appserver/app.sock", &path.display().to_string()),
         };
         assert_ne!(upstream, shipped, "config/nginx.conf names the default addresses");
+        Self::serving(&upstream)
+    }
+
+    /// Starts one with `config/nginx-uwsgi.conf` before the socket of a uwsgi listener.
+    pub fn before_uwsgi(socket: &Path) -> Self {
+        let shipped = fs::read_to_string(root().join("config/nginx-uwsgi.conf")).unwrap();
+        let upstream = shipped.replace(
+            "server unix:/run/appserver/uwsgi.sock;",
+            &format!("server unix:{};", socket.display()),
+        );
+        assert_ne!(upstream, shipped, "config/nginx-uwsgi.conf names the default address");
+        Self::serving(&upstream)
+    }
+
+    /// Starts one with `config/nginx-two.conf` before two servers.
+    pub fn before_two(servers: [&Address; 2]) -> Self {
+        let mut site = fs::read_to_string(root().join("config/nginx-two.conf")).unwrap();
+        for (server, default) in servers.into_iter().zip(["127.0.0.1:8000", "127.0.0.1:8001"]) {
+            let name = match server {
+                Address::Tcp(address) => address.to_string(),
+                Address::Unix(path) => format!("unix:{}", path.display()),
+            };
+            let upstream = site.replace(&format!("server {default} "), &format!("server {name} "));
+            assert_ne!(upstream, site, "config/nginx-two.conf names the default addresses");
+            site = upstream;
+        }
+        Self::serving(&site)
+    }
+
+    /// Has it read its configuration anew: its old workers finish what they have.
+    pub fn reload(&self) {
+        process::signal(self.child.id() as i32, Signal::SIGHUP);
+    }
+
+    /// Its workers.
+    pub fn workers(&self) -> Vec<i32> {
+        process::children(self.child.id() as i32)
+    }
+
+    /// Starts one that serves this text within `http { }`; `listen 80;` in it becomes its socket.
+    pub fn serving(site: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let front = format!("unix:{}", folder.path().join("front.sock").display());
-        let site = upstream
+        let site = site
             .replace("listen 80;", &format!("listen {front};"))
             .replace("listen [::]:80;", "");
         fs::write(folder.path().join("site.conf"), site).unwrap();
