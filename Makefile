@@ -6,11 +6,11 @@ PORT    ?= 8000
 WORKERS ?= 10
 
 # Debian package and the command it brings, for the tests with real clients.
-TOOLS := nginx-light:nginx curl:curl python3:python3 wrk:wrk nghttp2-client:h2load systemd:systemd-analyze gcc:gcc
+TOOLS := nginx-light:nginx curl:curl python3:python3 wrk:wrk nghttp2-client:h2load systemd:systemd-analyze gcc:gcc slowhttptest:slowhttptest
 
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help run test check handlers bench bench-quick bench-publish faults soak systemd-test tools clean
+.PHONY: help run test check handlers bench bench-quick bench-publish faults soak floods fuzz systemd-test tools clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -71,6 +71,30 @@ soak: tools ## ten minutes of reloads, kills, scaling and upgrades at random (SO
 	$(CARGO) build --locked --workspace
 	SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(CARGO) test --locked -p appserver --test main -- --nocapture --exact \
 		soak::a_soak_at_random_loses_nothing_outside_killed_workers
+
+# Small programs that try any bytes on the server's pure parts; `make test` replays what they have found.
+FUZZ_TARGETS ?= $(notdir $(basename $(wildcard tests/fuzz/runs/*.rs)))
+FUZZ_SECONDS ?= 600
+FUZZ := $(abspath $(TARGET))/fuzz
+FUZZ_CARGO := --fuzz-dir tests/fuzz --sanitizer none --target-dir $(FUZZ)
+
+fuzz: ## ten minutes of each fuzzer (FUZZ_SECONDS, FUZZ_TARGETS; FUZZ_KEEP=1 keeps the least of what was found)
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || { echo "the fuzzers need cargo-fuzz: cargo install cargo-fuzz" >&2; exit 1; }
+	@command -v c++ >/dev/null 2>&1 || { echo "the fuzzers need a C++ compiler: apt-get install g++" >&2; exit 1; }
+	@for target in $(FUZZ_TARGETS); do \
+		found=$(FUZZ)/corpus/$$target; words=tests/fuzz/words/$$target.dict; \
+		tests/fuzz/corpora unpack $$target $$found && \
+		$(CARGO) fuzz run $(FUZZ_CARGO) $$target $$found -- -max_total_time=$(FUZZ_SECONDS) -timeout=10 -max_len=4096 \
+			-print_final_stats=1 $$([ -f $$words ] && echo -dict=$(abspath .)/$$words) || exit 1; \
+		[ -z "$(FUZZ_KEEP)" ] || { $(CARGO) fuzz cmin $(FUZZ_CARGO) $$target $$found && \
+			tests/fuzz/corpora pack $$target $$found; } || exit 1; \
+	done
+
+# Every kind of hostile client at full size; `make test` plays them too, with fewer clients and for a shorter time.
+floods: TOOLS := python3:python3 slowhttptest:slowhttptest
+floods: tools ## 4,000 hostile clients of each kind, 10,000 idle ones: connections held, memory, p99 of an innocent (FLOODS_ARGS="--only silent")
+	$(CARGO) build --release --locked -p appserver -p handler-lab
+	tests/floods/run --bin $(TARGET)/release --out $(TARGET)/floods $(FLOODS_ARGS)
 
 systemd-test: TOOLS += debootstrap:debootstrap systemd-container:systemd-nspawn
 systemd-test: tools ## as root: the units as packaged, under a real systemd in a container
