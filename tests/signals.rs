@@ -71,7 +71,7 @@ fn the_socket_file_goes_with_the_server() {
 #[test]
 fn term_waits_for_the_call_in_flight() {
     let mut server = Server::lab().start();
-    let mut client = call(&server, "/sleep?ms=1000");
+    let mut client = call(&server, "/sleep?ms=3000");
     server.signal(Signal::SIGTERM);
     let reply = client.reply().unwrap();
     assert_eq!((reply.status, reply.closes()), (200, true));
