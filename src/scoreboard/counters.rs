@@ -13,7 +13,7 @@ pub const LATENCY_BOUNDS: [u64; 19] = [
 ];
 
 /// Words that counters take.
-pub(super) const COUNTER_WORDS: usize = 56;
+pub(super) const COUNTER_WORDS: usize = 72;
 
 /// A named timeout that a worker enforces; `boot` is the master's, and so is `drain` where the worker itself hangs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +56,48 @@ pub struct Counters {
     pub handed_over: &'static AtomicU64,
     /// Connections taken over from another worker.
     pub taken_over: &'static AtomicU64,
+    /// What came of looking into the shared cache.
+    pub cache: CacheCounters,
+}
+
+/// What a worker did with the shared cache.
+#[derive(Debug)]
+pub struct CacheCounters {
+    /// Requests answered from it, fresh or validated by its own conditions.
+    pub hits: &'static AtomicU64,
+    /// Requests that it could have answered and had nothing for.
+    pub misses: &'static AtomicU64,
+    /// Requests answered from it with what was stale.
+    pub stale: &'static AtomicU64,
+    /// Entries that the handler confirmed (304).
+    pub revalidated: &'static AtomicU64,
+    /// Requests that it was not asked about, by rule or by what they are.
+    pub bypassed: &'static AtomicU64,
+    /// Responses kept.
+    pub stores: &'static AtomicU64,
+    /// Requests that waited for another one's answer.
+    pub coalesced: &'static AtomicU64,
+    /// Entries thrown away, by [`Eviction`].
+    pub evictions: [&'static AtomicU64; 4],
+    /// Stores left undone because the lock could not be had in time.
+    pub busy: &'static AtomicU64,
+    /// Reads begun again, because what was read was overwritten meanwhile.
+    pub retries: &'static AtomicU64,
+    /// Parts of the segment emptied, because a writer died in them.
+    pub wiped: &'static AtomicU64,
+}
+
+/// Why an entry was thrown away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Eviction {
+    /// Others needed its bytes.
+    Space,
+    /// Others needed its place in the index.
+    Index,
+    /// It was purged, by a verb or by an unsafe method.
+    Purged,
+    /// It was of no use any more.
+    Expired,
 }
 
 /// Counts of durations in the buckets of [`LATENCY_BOUNDS`].
@@ -100,6 +142,19 @@ impl Counters {
             timeouts: std::array::from_fn(|_| next()),
             handed_over: next(),
             taken_over: next(),
+            cache: CacheCounters {
+                hits: next(),
+                misses: next(),
+                stale: next(),
+                revalidated: next(),
+                bypassed: next(),
+                stores: next(),
+                coalesced: next(),
+                evictions: std::array::from_fn(|_| next()),
+                busy: next(),
+                retries: next(),
+                wiped: next(),
+            },
         }
     }
 
@@ -112,6 +167,18 @@ impl Counters {
         words.push(self.latency.sum);
         words.extend(self.timeouts);
         words.extend([self.handed_over, self.taken_over]);
+        let cache = &self.cache;
+        words.extend([
+            cache.hits,
+            cache.misses,
+            cache.stale,
+            cache.revalidated,
+            cache.bypassed,
+            cache.stores,
+        ]);
+        words.push(cache.coalesced);
+        words.extend(cache.evictions);
+        words.extend([cache.busy, cache.retries, cache.wiped]);
         words
     }
 }

@@ -48,6 +48,12 @@ pub enum Fact {
     /// Number of workers that were ready already, at most [`Fact::Wanted`]: what [`ready`](crate::status::ready) measures by, so that
     /// asking for more workers never makes the server look unready.
     Reached = 8,
+    /// Bytes of the shared cache that are taken, as of the last second.
+    CacheBytes = 9,
+    /// Its entries.
+    CacheEntries = 10,
+    /// Bytes it has; 0 when there is none.
+    CacheSize = 11,
 }
 
 /// Something that is counted since the server started, across reloads and upgrades.

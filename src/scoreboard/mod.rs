@@ -12,7 +12,7 @@ mod record;
 mod slot;
 mod text;
 
-pub use counters::{Counters, Histogram, LATENCY_BOUNDS, Timeout};
+pub use counters::{CacheCounters, Counters, Eviction, Histogram, LATENCY_BOUNDS, Timeout};
 pub use house::{Fact, House, NUMBERS, TEXT, Tally};
 pub use log_buffer::LogBuffer;
 pub use record::{Call, CallMark, CallRecord};

@@ -30,6 +30,11 @@ impl EventFd {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
+    /// One that was made elsewhere.
+    pub fn of(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
     /// Makes the descriptor readable. Async-signal-safe; a full counter is readable already, so errors mean nothing.
     pub fn wake(&self) {
         wake_raw(self.0.as_raw_fd());

@@ -14,6 +14,7 @@ pub mod piece;
 pub mod poll;
 pub mod privilege;
 pub mod process;
+pub mod robust;
 pub mod shm;
 pub mod signal;
 pub mod socket;
