@@ -21,6 +21,28 @@ pub fn values(draft: &mut Draft) {
     beside_listeners(draft);
     limits(draft);
     recycling(draft);
+    cache(draft);
+}
+
+/// An entry must leave room for others: new ones pass through a tenth of the memory.
+fn cache(draft: &mut Draft) {
+    let cache = &draft.config.cache;
+    if cache.enabled && cache.max_entry > cache.size / 10 {
+        let (entry, size) = (bytes_text(cache.max_entry), bytes_text(cache.size));
+        let message = format!("`cache.max-entry` ({entry}) must be at most a tenth of `cache.size` ({size})");
+        let at = draft.origins.of("cache.max-entry").clone();
+        let at = if at == Origin::Default {
+            draft.origins.of("cache.size").clone()
+        } else {
+            at
+        };
+        let most = bytes_text(cache.size / 10);
+        draft.find(
+            at,
+            message,
+            Some(format!("set `max-entry` to {most:?} or less, or make the cache larger")),
+        );
+    }
 }
 
 fn mounts(draft: &mut Draft) {

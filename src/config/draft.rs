@@ -371,18 +371,18 @@ mod tests {
             &[
                 ("APPSERVER_WORKER", "3"),
                 ("APPSERVER_FOO", "1"),
-                ("APPSERVER_CACHE_SIZE", "1"),
+                ("APPSERVER_SCALING_MOST", "1"),
             ],
         );
         assert_eq!(all.len(), 3, "{all:#?}");
-        assert!(all[0].message.contains("reserved for a later version"));
-        assert!(all[1].help.as_ref().unwrap().contains("--print-config"));
+        assert!(all[0].help.as_ref().unwrap().contains("--print-config"));
+        assert!(all[1].message.contains("reserved for a later version"));
         assert_eq!(all[2].help.as_deref(), Some("did you mean `APPSERVER_WORKERS`?"));
     }
 
     #[test]
     fn all_findings_come_at_once_in_the_order_of_their_lines() {
-        let text = "wrokers = 3\nthreads = \"4\"\npreload = true\n[timeouts]\nbody = 30\n[limits]\nbody = \"64k\"\n[[listener]]\nbind = \":80\"\ntls = {}\n[[mount]]\npath = \"x\"\n[cache]\n";
+        let text = "wrokers = 3\nthreads = \"4\"\npreload = true\n[timeouts]\nbody = 30\n[limits]\nbody = \"64k\"\n[[listener]]\nbind = \":80\"\ntls = {}\n[[mount]]\npath = \"x\"\n[scaling]\n";
         let all = findings(text, &["--umask", "9"], &[]);
         let lines: Vec<usize> = all
             .iter()
@@ -410,6 +410,42 @@ mod tests {
         assert!(finding("[[listener]]\nbind = \"fd://3\"\nmoed = \"0660\"").contains("did you mean `mode`?"));
         assert!(finding("[listener]\nbind = \"fd://3\"").contains("write [[listener]]"));
         assert!(finding("timeouts = 3").contains("write [timeouts]"));
+    }
+
+    #[test]
+    fn what_the_cache_is_told_is_checked_by_name() {
+        let cache = |text: &str| finding(&format!("[cache]\nenabled = true\n{text}"));
+        for (text, told) in [
+            (
+                "size = \"4MiB\"",
+                "`cache.max-entry` (1MiB) must be at most a tenth of `cache.size` (4MiB)",
+            ),
+            ("size = \"4\"", "`cache.size`"),
+            ("scope = \"world\"", "`cache.scope`"),
+            ("sise = \"64MiB\"", "did you mean `size`?"),
+            ("[cache.rule]\nttl = \"5s\"", "write [[cache.rule]]"),
+            ("[[cache.rule]]\ntttl = \"5s\"", "did you mean `ttl`?"),
+            ("[[cache.rule]]\nttl = \"500ms\"", "whole seconds"),
+            ("[[cache.rule]]\npath = \"news\"", "must begin with a slash"),
+            ("[[cache.rule]]\nmethod = \"POST\"", "`method`"),
+            ("[[cache.rule]]\nquery = \"a\"", "must be a list of names"),
+            ("[[cache.rule]]\nheaders = [\"a b\"]", "which is no name"),
+            (
+                "[[cache.rule]]\nquery = []\nignore-query = [\"a\"]",
+                "cannot both be said",
+            ),
+            (
+                "[[cache.rule]]\nbypass = true\nttl = \"5s\"",
+                "leaves no meaning to `ttl`",
+            ),
+            (
+                "[[cache.rule]]\npath = \"/a\"\n[[cache.rule]]\npath = \"/a/b\"",
+                "is never reached",
+            ),
+        ] {
+            let found = cache(text);
+            assert!(found.contains(told), "{text}: {found}");
+        }
     }
 
     #[test]

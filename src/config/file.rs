@@ -37,8 +37,8 @@ const LISTENER_RESERVED: &[&str] = &["tls"];
 /// Keys of `[[mount]]`.
 const MOUNT: &[&str] = &["path", "module", "args", "dispatch"];
 
-type Key<'i> = Spanned<DeString<'i>>;
-type Value<'i> = Spanned<DeValue<'i>>;
+pub(super) type Key<'i> = Spanned<DeString<'i>>;
+pub(super) type Value<'i> = Spanned<DeValue<'i>>;
 
 /// Reads `text`, which stands in `file`, into the draft.
 pub fn read(draft: &mut Draft, file: &Path, text: &str) {
@@ -83,14 +83,14 @@ pub fn control_socket(file: &Path) -> io::Result<Option<PathBuf>> {
     ))
 }
 
-struct Reader<'a> {
-    draft: &'a mut Draft,
+pub(super) struct Reader<'a> {
+    pub(super) draft: &'a mut Draft,
     file: &'a Path,
     text: &'a str,
 }
 
 impl Reader<'_> {
-    fn origin<T>(&self, part: &Spanned<T>) -> Origin {
+    pub(super) fn origin<T>(&self, part: &Spanned<T>) -> Origin {
         Origin::File(Spot::of(self.file, self.text, part.span()))
     }
 
@@ -110,15 +110,19 @@ impl Reader<'_> {
                 }
                 (name @ ("listener" | "mount"), _) => {
                     self.draft.mount_named |= name == "mount";
-                    self.wrong(
-                        key,
-                        format!("`{name}` may stand several times: its header has two brackets"),
-                        format!("write [[{name}]]"),
-                    );
+                    self.two_brackets(key, name);
                 }
                 (name, DeValue::Table(keys)) if TABLES.contains(&name) => {
                     for (key, value) in keys {
-                        self.scalar(name, key, value);
+                        match (name, key.get_ref().as_ref(), value.get_ref()) {
+                            ("cache", "rule", DeValue::Array(rules)) => {
+                                for rule in rules {
+                                    self.part("cache.rule", rule, Self::rule);
+                                }
+                            }
+                            ("cache", "rule", _) => self.two_brackets(key, "cache.rule"),
+                            _ => self.scalar(name, key, value),
+                        }
                     }
                 }
                 (name, _) if TABLES.contains(&name) => {
@@ -132,6 +136,14 @@ impl Reader<'_> {
                 _ => self.scalar("", key, value),
             }
         }
+    }
+
+    fn two_brackets(&mut self, key: &Key<'_>, name: &str) {
+        self.wrong(
+            key,
+            format!("`{name}` may stand several times: its header has two brackets"),
+            format!("write [[{name}]]"),
+        );
     }
 
     /// A key of the top level or of a plain table.
@@ -273,7 +285,13 @@ impl Reader<'_> {
     }
 
     /// Notes where a value of a list stands, or why it was refused.
-    fn taken(&mut self, taken: Read<()>, name: &str, given: &Value<'_>, origins: &mut Vec<(String, Origin)>) {
+    pub(super) fn taken(
+        &mut self,
+        taken: Read<()>,
+        name: &str,
+        given: &Value<'_>,
+        origins: &mut Vec<(String, Origin)>,
+    ) {
         let origin = self.origin(given);
         match taken {
             Ok(()) => origins.push((name.to_owned(), origin)),
@@ -281,7 +299,7 @@ impl Reader<'_> {
         }
     }
 
-    fn wrong<T>(&mut self, part: &Spanned<T>, message: String, help: String) {
+    pub(super) fn wrong<T>(&mut self, part: &Spanned<T>, message: String, help: String) {
         let origin = self.origin(part);
         self.draft.find(origin, message, Some(help));
     }
@@ -334,7 +352,7 @@ impl Reader<'_> {
         self.draft.find(origin, format!("unknown key `{name}`{place}"), help);
     }
 
-    fn unknown_in(&mut self, place: &str, key: &Key<'_>, known: &[&str]) {
+    pub(super) fn unknown_in(&mut self, place: &str, key: &Key<'_>, known: &[&str]) {
         let name = key.get_ref().as_ref();
         let help = match nearest(name, known.iter().copied()) {
             Some(word) => format!("did you mean `{word}`?"),
@@ -354,7 +372,7 @@ fn place(given: Given<'_>) -> Read<Place> {
 }
 
 /// A URL prefix, without its trailing slash; `/` is the root.
-fn mount_path(given: Given<'_>) -> Read<String> {
+pub(super) fn mount_path(given: Given<'_>) -> Read<String> {
     let path = value::any_text(given)?;
     let prefix = path.trim_end_matches('/');
     if !path.is_empty() && !path.starts_with('/') {

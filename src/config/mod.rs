@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod bind;
+pub mod cache;
 pub mod check;
 pub mod cli;
 mod draft;
@@ -15,6 +16,8 @@ mod finding;
 mod origin;
 mod print;
 mod reserved;
+mod rows;
+mod rule;
 mod setting;
 mod trusted;
 mod value;
@@ -27,7 +30,7 @@ pub use finding::{ConfigError, Finding};
 pub use origin::{Origin, Origins, Spot};
 pub use print::print;
 pub use trusted::Trusted;
-pub use verb::{Speak, Verb};
+pub use verb::{CacheVerb, PurgeWhat, Speak, Verb};
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -73,6 +76,8 @@ pub struct Config {
     pub trusted: Trusted,
     /// `[proxy] early-hints`: whether those front-ends take interim responses (RFC 8297).
     pub proxy_hints: bool,
+    /// `[cache]`: the shared cache.
+    pub cache: cache::Cache,
     /// `[control] socket`: where the verbs are answered; nowhere when absent.
     pub control: Option<PathBuf>,
     /// `[reload] probe`: the target of a GET that each new generation must answer below 400 in a throw-away child.
@@ -117,6 +122,7 @@ impl Config {
             admin: None,
             trusted: Trusted::default(),
             proxy_hints: false,
+            cache: cache::Cache::default(),
             control: None,
             probe: None,
         }

@@ -7,9 +7,10 @@
 
 use std::fmt::Write;
 
+use super::cache::{Query, Rule};
 use super::draft::Loaded;
 use super::setting::{self, DISPATCHES, PROTOCOLS, SETTINGS, TABLES, quoted};
-use super::value::word;
+use super::value::{duration_text, word};
 
 /// Column in which the comments begin, unless a value reaches beyond it.
 const COMMENT: usize = 40;
@@ -25,6 +26,9 @@ pub fn print(loaded: &Loaded) -> String {
     for table in TABLES {
         page.header(&format!("[{table}]"));
         page.scalars(table);
+    }
+    for rule in &loaded.config.cache.rules {
+        page.rule(rule);
     }
     for (index, listener) in loaded.config.listeners.iter().enumerate() {
         page.header("[[listener]]");
@@ -76,6 +80,37 @@ struct Page<'a> {
 impl Page<'_> {
     fn header(&mut self, header: &str) {
         let _ = write!(self.text, "\n{header}\n");
+    }
+
+    fn rule(&mut self, rule: &Rule) {
+        self.header("[[cache.rule]]");
+        let list = |names: &[String]| {
+            let names: Vec<_> = names.iter().map(|name| quoted(name)).collect();
+            format!("[{}]", names.join(", "))
+        };
+        let some = |names: &[String]| (!names.is_empty()).then(|| list(names));
+        let (only, without) = match &rule.query {
+            Query::All => (None, None),
+            Query::Only(names) => (Some(list(names)), None),
+            Query::Without(names) => (None, Some(list(names))),
+        };
+        let path = if rule.path.is_empty() { "/" } else { &rule.path };
+        let values = [
+            ("path", Some(quoted(path))),
+            ("host", rule.host.as_deref().map(quoted)),
+            ("method", rule.method.as_deref().map(quoted)),
+            ("bypass", rule.bypass.then(|| "true".to_owned())),
+            ("ttl", rule.ttl.map(|ttl| quoted(&duration_text(ttl)))),
+            ("query", only),
+            ("ignore-query", without),
+            ("headers", some(&rule.headers)),
+            ("cookies", some(&rule.cookies)),
+        ];
+        for (key, value) in values {
+            if let Some(value) = value {
+                let _ = writeln!(self.text, "{key} = {value}");
+            }
+        }
     }
 
     fn scalars(&mut self, table: &str) {

@@ -7,7 +7,7 @@
 pub const KEYS: &[(&str, &str)] = &[("", "preload"), ("limits", "queue-age"), ("reload", "canary")];
 
 /// Whole tables.
-pub const TABLES: &[&str] = &["scaling", "quarantine", "cache"];
+pub const TABLES: &[&str] = &["scaling", "quarantine"];
 
 /// Whether the key, or its whole table, is reserved.
 pub fn is_reserved(table: &str, key: &str) -> bool {

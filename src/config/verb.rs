@@ -36,6 +36,9 @@ pub enum Verb {
         #[command(flatten)]
         speak: Speak,
     },
+    /// Look into the shared cache, or throw something out of it
+    #[command(subcommand)]
+    Cache(CacheVerb),
     /// Load a module in a process of its own and tell what it is, or why a server would refuse it
     Check {
         /// The shared library
@@ -51,6 +54,43 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// What is to be done about the shared cache.
+#[derive(Debug, Clone, Subcommand)]
+pub enum CacheVerb {
+    /// Show how full it is and what it did for requests, hit ratio first
+    Stats(Speak),
+    /// Throw responses away, or the values of one of the handlers' caches
+    Purge {
+        /// What is meant.
+        #[command(flatten)]
+        what: PurgeWhat,
+        /// How to speak to the server.
+        #[command(flatten)]
+        speak: Speak,
+    },
+}
+
+/// One of these.
+#[derive(Debug, Clone, Args)]
+#[group(required = true, multiple = false)]
+pub struct PurgeWhat {
+    /// All variants of a URI: http://host/path?query, or /path?query of any host
+    #[arg(long, value_name = "URI", value_parser = uri)]
+    pub key: Option<String>,
+    /// All responses whose URI begins with it: http://host/path, or /path of any host
+    #[arg(long, value_name = "URI", value_parser = uri)]
+    pub prefix: Option<String>,
+    /// All responses that were sent with this tag in Cache-Tag or Surrogate-Key
+    #[arg(long, value_name = "TAG", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub tag: Option<String>,
+    /// All values of one of the handlers' caches
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub values: Option<String>,
+    /// All responses
+    #[arg(long)]
+    pub all: bool,
 }
 
 /// Which server is meant, and how its answer is told.
@@ -79,6 +119,7 @@ impl Verb {
             | Self::Rollback(speak)
             | Self::Upgrade(speak)
             | Self::Stop(speak)
+            | Self::Cache(CacheVerb::Stats(speak) | CacheVerb::Purge { speak, .. })
             | Self::Scale { speak, .. } => Some(speak),
             Self::Check { .. } => None,
         }
@@ -92,6 +133,18 @@ fn workers(typed: &str) -> Result<String, String> {
         Ok(0) => Err("there is at least one worker; `appserver stop` stops the server".to_owned()),
         Ok(_) if digits.bytes().all(|byte| byte.is_ascii_digit()) => Ok(typed.to_owned()),
         _ => Err("a number is meant, or +N for so many more, -N for so many fewer".to_owned()),
+    }
+}
+
+/// What a key or its beginning can be.
+fn uri(typed: &str) -> Result<String, String> {
+    let begins = ["/", "http://", "https://"]
+        .iter()
+        .any(|start| typed.starts_with(start));
+    if begins && !typed.contains(char::is_whitespace) {
+        Ok(typed.to_owned())
+    } else {
+        Err("it begins with http://host/, https://host/, or with a slash for any host".to_owned())
     }
 }
 
@@ -147,6 +200,11 @@ mod tests {
             "appserver status --workers 3",
             "appserver --workers 3 status",
             "appserver --check-config reload",
+            "appserver cache",
+            "appserver cache purge",
+            "appserver cache purge --all --tag a",
+            "appserver cache purge --key example.com/a",
+            "appserver cache purge --tag=",
         ] {
             assert_eq!(typed(line).unwrap_err().exit_code(), 2, "{line}");
         }
