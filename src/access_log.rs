@@ -43,6 +43,8 @@ pub struct Entry<'a> {
     pub user_agent: &'a [u8],
     /// How the exchange ended: ok, refused, fault, aborted, killed.
     pub outcome: &'a str,
+    /// What the shared cache did for it; empty where it was not asked.
+    pub cache: &'a str,
 }
 
 /// Bytes that are held back before they are written.
@@ -349,7 +351,7 @@ fn json(line: &mut Vec<u8>, entry: &Entry<'_>, clock: &Clock, now: SystemTime, w
     line.extend_from_slice(worker.as_bytes());
     for (key, value) in [
         (b",\"request_id\":\"".as_slice(), entry.request_id.as_bytes()),
-        (b",\"cache\":\"".as_slice(), b"-"),
+        (b",\"cache\":\"".as_slice(), dash(entry.cache.as_bytes())),
         (b",\"referer\":\"".as_slice(), entry.referer),
         (b",\"user_agent\":\"".as_slice(), entry.user_agent),
         (b",\"outcome\":\"".as_slice(), entry.outcome.as_bytes()),

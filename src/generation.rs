@@ -3,6 +3,7 @@
 //! Takes what the master has decided and read; gives the worker a [`Seat`]. Nothing happens here.
 #![forbid(unsafe_code)]
 
+use crate::cache::Cache;
 use crate::config::Config;
 use crate::handler::image::Image;
 use crate::handover::Handover;
@@ -30,6 +31,8 @@ pub struct Generation {
     pub listeners: Vec<Arc<Listener>>,
     /// When its modules were read (seconds since 1970).
     pub loaded_at: u64,
+    /// The cache that its workers share with those of other generations; None where there is none.
+    pub cache: Option<Arc<Cache>>,
 }
 
 /// All that a worker is born with.

@@ -33,6 +33,7 @@
 //! listener scoreboard log handler verbs > config > exit > sys. This file is where master and worker are introduced.
 
 pub mod access_log;
+pub mod cache;
 pub mod config;
 pub mod control;
 pub mod exit;

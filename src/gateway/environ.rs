@@ -7,7 +7,6 @@
 use std::sync::OnceLock;
 
 use super::Front;
-use super::front::Scheme;
 use super::request::{Request, decode};
 
 /// The lazily built values of one request.
@@ -95,7 +94,7 @@ impl Environ {
             b"REMOTE_ADDR" => request.peer.remote_addr.as_bytes(),
             b"REMOTE_PORT" => request.peer.remote_port.as_bytes(),
             b"wsgi.version" => b"1.0",
-            b"wsgi.url_scheme" => scheme(request).name().as_bytes(),
+            b"wsgi.url_scheme" => request.scheme().name().as_bytes(),
             b"wsgi.multithread" => truth(request.mount.multithread),
             b"wsgi.multiprocess" => truth(request.mount.multiprocess),
             b"wsgi.run_once" => b"false",
@@ -245,14 +244,9 @@ fn server_port(request: &Request) -> &[u8] {
         return request.peer.server_port.as_bytes();
     }
     match host(request).1 {
-        b"" => scheme(request).port().as_bytes(),
+        b"" => request.scheme().port().as_bytes(),
         port => port,
     }
-}
-
-fn scheme(request: &Request) -> Scheme {
-    let told = request.front.as_ref().and_then(|front| front.scheme);
-    told.unwrap_or(if request.peer.tls { Scheme::Https } else { Scheme::Http })
 }
 
 #[cfg(test)]
@@ -261,6 +255,7 @@ mod tests {
 
     use super::*;
     use crate::gateway::Mount;
+    use crate::gateway::front::Scheme;
     use crate::gateway::request::{Field, Span};
 
     fn request(path: &str, fields: &[(&str, &str)]) -> Request {

@@ -95,6 +95,32 @@ impl Fields {
         Ok(read)
     }
 
+    /// What [`Fields::text`] gave once, those lines left out whose name (in lower case) `without` says.
+    pub fn of_text(text: &[u8], without: impl Fn(&[u8]) -> bool) -> Self {
+        let mut fields = Self::take();
+        for line in text.split_inclusive(|byte| *byte == b'\n') {
+            let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+                continue;
+            };
+            if without(&line[..colon]) {
+                continue;
+            }
+            let start = fields.text.len();
+            fields.text.extend_from_slice(line);
+            fields.lines.push(Line {
+                start,
+                colon: start + colon,
+                end: start + line.len(),
+            });
+        }
+        fields
+    }
+
+    /// Adds a field of the server's that is not there yet, or may be there twice. The name is in lower case, the value fit to be sent.
+    pub fn add(&mut self, name: &str, value: &[u8]) {
+        self.write(name.as_bytes(), value);
+    }
+
     /// Adds a field of a handler's; gives its name in lower case.
     ///
     /// # Errors

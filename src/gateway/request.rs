@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Front;
+use super::front::Scheme;
 use crate::handover::Proxied;
 
 /// A range of the head's bytes.
@@ -118,7 +119,7 @@ pub struct Mount {
 }
 
 /// One request.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Request {
     /// The head as the client sent it.
     pub bytes: Bytes,
@@ -243,6 +244,20 @@ impl Request {
         }
     }
 
+    /// The scheme that the client used.
+    pub fn scheme(&self) -> Scheme {
+        let told = self.front.as_ref().and_then(|front| front.scheme);
+        told.unwrap_or(if self.peer.tls { Scheme::Https } else { Scheme::Http })
+    }
+
+    /// The host that the client asked for, with its port if it named one: that of an absolute target, else Host; a front-end's word goes first.
+    pub fn host(&self) -> &[u8] {
+        let told = self.front.as_ref().and_then(|front| front.host.as_deref());
+        told.or_else(|| self.authority.map(|span| self.part(span)))
+            .or_else(|| self.field(b"host"))
+            .unwrap_or_default()
+    }
+
     /// The protocol version as it is to be shown: the client's, where a front-end tells of it.
     pub fn protocol(&self) -> &[u8] {
         let told = self.front.as_ref().and_then(|front| front.variable(b"SERVER_PROTOCOL"));
@@ -266,7 +281,7 @@ impl Request {
     }
 
     /// The fields as bytes.
-    pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+    pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> + Clone {
         self.fields
             .iter()
             .map(|field| (self.part(field.name), self.part(field.value)))

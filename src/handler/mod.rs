@@ -4,6 +4,7 @@
 //! hands, `symbols` names the functions of a stack, `call` and `functions` are the table of what a handler may ask of the
 //! server. This is the only code that crosses into a plugin; it knows neither HTTP nor sockets.
 
+pub mod cache;
 pub mod call;
 pub mod elf;
 mod functions;
@@ -23,6 +24,11 @@ pub const FEATURES: u64 = abi::FEATURE_TRAILERS
     | abi::FEATURE_DETACH
     | abi::FEATURE_UPGRADE
     | abi::FEATURE_POLL;
+
+/// The same, with what the configuration adds.
+pub fn features() -> u64 {
+    FEATURES | if cache::is_there() { abi::FEATURE_CACHE } else { 0 }
+}
 
 /// Writes a handler's words to the error log, outside of any request.
 fn log_line(level: i32, message: &[u8]) {

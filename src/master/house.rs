@@ -65,6 +65,7 @@ impl Master {
             },
         );
         house.set(Fact::Alive, now);
+        self.tell_cache(now);
         self.tell_facts();
     }
 

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::doors::Door;
+use crate::cache::Cache;
 use crate::config::Bind;
 use crate::handler::image::{self, Image};
 use crate::listener::{Deed, Listener};
@@ -41,6 +42,9 @@ struct Text {
     control: Option<(PathBuf, RawFd)>,
     board: RawFd,
     handover: (RawFd, RawFd),
+    /// The memory of the shared cache, and its bells.
+    #[serde(default)]
+    cache: Vec<RawFd>,
     images: Vec<ImageText>,
     generations: u64,
     wanted: usize,
@@ -68,6 +72,8 @@ pub struct Estate<'a> {
     pub board: BorrowedFd<'a>,
     /// Both ends of the channel on which connections are handed over.
     pub handover: (BorrowedFd<'a>, BorrowedFd<'a>),
+    /// The cache that workers share.
+    pub cache: Option<&'a Cache>,
     /// The modules of the generation that serves.
     pub images: &'a [Image],
     /// Number of the last generation that was tried.
@@ -112,12 +118,21 @@ impl<'a> Estate<'a> {
             control: self.control.map(|(path, socket)| (path.to_owned(), socket.as_raw_fd())),
             board: self.board.as_raw_fd(),
             handover: (self.handover.0.as_raw_fd(), self.handover.1.as_raw_fd()),
+            cache: self.cache_descriptors().iter().map(AsRawFd::as_raw_fd).collect(),
             images,
             generations: self.generations,
             wanted: self.wanted,
             configured: self.configured,
         };
         shm::sealed("appserver-upgrade", &serde_json::to_vec(&text)?)
+    }
+
+    /// The memory first.
+    fn cache_descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let Some(cache) = self.cache else { return Vec::new() };
+        std::iter::once(cache.fd())
+            .chain(cache.bells().iter().map(AsFd::as_fd))
+            .collect()
     }
 
     /// Every descriptor that must stay open in the successor.
@@ -128,6 +143,7 @@ impl<'a> Estate<'a> {
         all.extend(self.admin.map(|(_, listener)| listener.as_fd()));
         all.extend(self.control.map(|(_, socket)| socket));
         all.extend(self.images.iter().map(|image| image.as_fd()));
+        all.extend(self.cache_descriptors());
         all
     }
 }
@@ -147,6 +163,8 @@ pub struct Inheritance {
     pub board: OwnedFd,
     /// Both ends of the channel on which connections are handed over.
     pub handover: (OwnedFd, OwnedFd),
+    /// The memory of the shared cache, and its bells; none where there was none.
+    pub cache: Vec<OwnedFd>,
     /// The modules of the generation that served, under absolute paths.
     pub images: Vec<Image>,
     /// Number of the last generation that was tried.
@@ -233,6 +251,7 @@ impl Inheritance {
         numbers.extend(text.control.iter().map(|(_, number)| *number));
         numbers.extend(text.listeners.iter().map(|(_, number)| *number));
         numbers.extend(text.images.iter().map(|image| image.fd));
+        numbers.extend(&text.cache);
         let mut fds = fd::inherit(&numbers).map_err(InheritanceError::Descriptor)?.into_iter();
         let mut next = || fds.next().expect("there are as many as numbers");
         let line = BootSender::of(next());
@@ -249,6 +268,7 @@ impl Inheritance {
             Image::received(&image.path, next(), facts).map_err(InheritanceError::Descriptor)
         };
         let images = text.images.into_iter().map(received).collect::<Result<_, _>>()?;
+        let cache = fds.collect();
         Ok(Self {
             line: Rc::new(Line {
                 answer: RefCell::new(Some(line)),
@@ -259,6 +279,7 @@ impl Inheritance {
             control,
             board,
             handover,
+            cache,
             images,
             generations: text.generations,
             wanted: text.wanted,

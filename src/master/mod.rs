@@ -11,6 +11,7 @@
 mod access_file;
 mod autopsy;
 mod backoff;
+mod cache;
 mod caller;
 mod capsule;
 mod check;
@@ -25,6 +26,7 @@ mod oom;
 mod outcome;
 mod pidfile;
 mod posts;
+mod purge;
 mod reap;
 mod recycle;
 mod reload;
@@ -43,6 +45,7 @@ pub use check::{Probe, check_and_wait};
 pub use inheritance::Inheritance;
 pub use start::{StartError, settle};
 
+use crate::cache::Cache;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::generation::{Generation, MonitorSeat, Seat};
@@ -66,6 +69,7 @@ use monitor::MonitorPost;
 use notify::ServiceManager;
 use oom::Oom;
 use pidfile::Pidfile;
+use purge::Purging;
 use reload::Change;
 use scale::Asking;
 use std::rc::Rc;
@@ -113,6 +117,14 @@ pub struct Master {
     current: Option<Rc<Generation>>,
     /// The one before, for a rollback.
     previous: Option<Rc<Generation>>,
+    /// The cache that workers share.
+    cache: Option<Arc<Cache>>,
+    /// Who reads what was stored of it.
+    cache_reader: Option<Pid>,
+    /// What is being thrown out of it.
+    purges: Vec<Purging>,
+    /// When it was last told how full it is (ns).
+    cache_told: u64,
     /// From the current generation to another, if one is asked for.
     change: Change,
     /// Who asked for another reload while a change was under way.

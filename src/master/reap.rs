@@ -22,8 +22,10 @@ impl Master {
                     let known = self.check_ended(pid, outcome)
                         || self.autopsy_ended(pid, outcome)
                         || self.monitor_ended(pid, outcome)
+                        || self.purge_ended(pid, outcome)
                         || self.successor_ended(pid, outcome);
                     let peak_memory = process::reap(pid);
+                    self.free_waiting(pid);
                     if !known {
                         self.worker_ended(pid, outcome, peak_memory);
                     }
@@ -56,6 +58,8 @@ impl Master {
         self.lay_to_rest(&worker, now);
         let at_start = capsule::at_start_of(&worker);
         worker.slot.bury();
+        // A connection that only it was woken for waits for somebody to look.
+        self.workers.iter().for_each(|other| other.commands.wake());
         self.tell_all(capsule);
         match worker.stage {
             Stage::Starting { .. } => {

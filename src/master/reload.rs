@@ -212,12 +212,14 @@ impl Master {
 
     fn roll(&mut self, config: Config, images: Vec<Image>, listeners: Vec<Arc<Listener>>, asked: Asked) {
         self.generations += 1;
+        let cache = self.cache_for(&config);
         let to = Rc::new(Generation {
             number: self.generations,
             config,
             images,
             listeners,
             loaded_at: time::unix_seconds(),
+            cache,
         });
         let Some(current) = &self.current else {
             self.change = Change::None;

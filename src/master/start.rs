@@ -6,6 +6,7 @@
 
 use super::access_file::AccessFile;
 use super::autopsy::Autopsies;
+use super::cache;
 use super::control::{Control, ControlError, default_path};
 use super::house::Told;
 use super::monitor::MonitorPost;
@@ -99,6 +100,7 @@ impl Master {
     ) -> Result<Self, StartError> {
         let mut wanted = config.workers;
         let (mut handed, mut kept, mut heir, mut generations) = (Vec::new(), None, Heir::default(), 0);
+        let mut cache = None;
         if let Some(inheritance) = inheritance {
             wanted = inheritance.wanted(config.workers);
             generations = inheritance.generations;
@@ -110,6 +112,7 @@ impl Master {
             );
             handed = inheritance.listeners;
             kept = Some((inheritance.board, inheritance.handover));
+            cache = cache::taken_over(inheritance.cache, &config.cache);
         }
         let identity =
             privilege::look_up(config.user.as_deref(), config.group.as_deref()).map_err(StartError::Account)?;
@@ -205,6 +208,10 @@ impl Master {
             phase: Phase::Serving,
             current: None,
             previous: None,
+            cache,
+            cache_reader: None,
+            purges: Vec::new(),
+            cache_told: 0,
             change: Change::None,
             reload_again: None,
             replies: Vec::new(),
@@ -260,6 +267,9 @@ impl Master {
         self.upgrade.heir.unlink();
         if let Some(pidfile) = &self.pidfile {
             pidfile.remove();
+        }
+        if self.phase != Phase::Handed {
+            self.keep_cache();
         }
         if self.phase == Phase::Handed {
             tracing::info!("all workers of the old master have left, and so does it");

@@ -181,6 +181,7 @@ impl Master {
                 .and_then(|control| Some((control.path(), control.socket()?))),
             board: self.board.memory(),
             handover: self.handover.ends(),
+            cache: self.cache.as_deref(),
             images: &current.images,
             generations: self.generations,
             wanted: self.wanted,

@@ -298,12 +298,16 @@ pub fn raise_open_files() -> io::Result<()> {
     Ok(())
 }
 
-/// Resident memory of a process in bytes (proc_pid_statm(5)); None when there is no such process.
+/// Resident memory of a process, in bytes, without what it shares with others through a memfd (proc_pid_status(5), VmRSS less RssShmem): the
+/// shared cache is nobody's own. None when there is no such process.
 pub fn memory_of(pid: Pid) -> Option<u64> {
-    let pages = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-    let resident: u64 = pages.split_ascii_whitespace().nth(1)?.parse().ok()?;
-    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
-    Some(resident.saturating_mul(page.unsigned_abs()))
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let kib = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+    };
+    let shared = kib("RssShmem:").unwrap_or(0);
+    Some(kib("VmRSS:")?.saturating_sub(shared).saturating_mul(1024))
 }
 
 /// The process's break, its end of heap.
@@ -312,4 +316,23 @@ pub(super) fn heap_end() -> io::Result<u64> {
     let end = unsafe { libc::sbrk(0) };
     check(if end as isize == -1 { -1 } else { 0 })?;
     Ok(end as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::shm;
+    use std::sync::atomic::Ordering;
+
+    #[test]
+    fn shared_memory_is_nobodys_own() {
+        const MIB: usize = 64;
+        let before = memory_of(Pid::this()).unwrap();
+        let shared = shm::create("memory-test", (MIB << 20) / 8).unwrap();
+        for page in shared.words.chunks(512) {
+            page[0].store(1, Ordering::Relaxed);
+        }
+        let after = memory_of(Pid::this()).unwrap();
+        assert!(after < before + (MIB << 20) as u64 / 2, "{before} and then {after}");
+    }
 }

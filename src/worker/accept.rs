@@ -389,6 +389,7 @@ mod tests {
             images: Vec::new(),
             listeners: Vec::new(),
             loaded_at: 0,
+            cache: None,
         };
         let board: &'static Scoreboard = Scoreboard::create().unwrap();
         let handover = Arc::new(Handover::new().unwrap());

@@ -131,6 +131,9 @@ impl Gate for Worker {
                 None => {}
             }
         }
+        if let Some(asked) = record.asked.take() {
+            ledger.give_back(asked.fields);
+        }
         if record.outcome == Outcome::Timeout
             && let (Some(call), Some(kept)) = (&record.call, record.kept.take())
         {
@@ -261,12 +264,12 @@ impl Worker {
     fn log(&self, ledger: &Ledger, record: &Record, duration_us: u64) {
         let mut access = self.access.borrow_mut();
         let Some(access) = access.as_mut() else { return };
-        let id = match &record.call {
-            Some(call) => call.request.shown_id(),
+        let id = match record.request() {
+            Some(request) => request.shown_id(),
             None => ShownId::Own(self.next_id().hex()),
         };
-        let mut entry = match &record.call {
-            Some(call) => described(call, id.as_str()),
+        let mut entry = match record.request() {
+            Some(request) => described(request, id.as_str()),
             // What was refused need not have three parts; its first line is shown as far as it goes.
             None => {
                 let mut parts = first_line(&record.refused).splitn(3, |byte| *byte == b' ');
@@ -286,13 +289,13 @@ impl Worker {
         entry.queue_us = record.queue_us;
         entry.handler_us = record.handler_us;
         entry.outcome = record.outcome.name();
+        entry.cache = record.cache;
         access.write(&entry);
     }
 }
 
 /// What an access line says of the request.
-pub(super) fn described<'a>(call: &'a Call, id: &'a str) -> Entry<'a> {
-    let request = &call.request;
+pub(super) fn described<'a>(request: &'a Request, id: &'a str) -> Entry<'a> {
     Entry {
         remote: request.remote_addr(),
         request_id: id,

@@ -82,6 +82,8 @@ pub async fn serve(worker: Rc<Worker>, born: Birth, mut acceptor: Acceptor) -> E
                     commands.get_ref().clear();
                     ready.clear_ready();
                 }
+                // The master says so, too, when another worker has died: the kernel may have woken that one alone.
+                acceptor.look();
                 if told.is_none() && worker.slot.plea() == Plea::Leaving && !worker.slot.commands().drain {
                     told = Some(told_to_leave(&worker, master, shut));
                 }

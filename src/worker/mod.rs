@@ -7,15 +7,19 @@
 mod accept;
 mod account;
 mod connection;
+mod consult;
 mod dispatch;
 mod drain;
 mod expiry;
+mod fill;
 mod load;
 mod pool;
 mod probe;
+mod refresh;
 mod room;
 mod roster;
 mod service;
+mod shelf;
 mod source;
 mod stuck;
 mod watchdog;
@@ -36,6 +40,7 @@ use crate::config::{Config, Limits};
 use crate::exit::Exit;
 use crate::gateway::{Call, Mount};
 use crate::generation::{Generation, Seat};
+use crate::handler;
 use crate::handler::image::Image;
 use crate::handler::loader::{Boot, Loaded};
 use crate::handover::Handover;
@@ -52,6 +57,7 @@ use load::Load;
 use pool::Pool;
 pub use probe::probe;
 use roster::Clerk;
+use shelf::Shelf;
 use stuck::Report;
 use watchdog::{Watch, Watchdog};
 
@@ -63,6 +69,8 @@ pub struct Worker {
     mounts: Vec<Dispatcher>,
     places: Vec<Arc<Mount>>,
     nowhere: Arc<Mount>,
+    /// The shared cache, where there is one.
+    shelf: Option<Shelf>,
     access: RefCell<Option<AccessLog>>,
     load: Load,
     draining: Cell<bool>,
@@ -178,6 +186,10 @@ fn watch(worker: &Worker, number: usize, generation: &Generation, notice: EventF
 /// Loads the modules and builds what connections share.
 fn prepare(number: usize, slot: Slot, generation: &Generation, handover: &Arc<Handover>) -> Result<Rc<Worker>, String> {
     let config = &generation.config;
+    // Before a module is loaded: the handshake tells it.
+    if let Some(cache) = &generation.cache {
+        handler::cache::offer(cache.clone());
+    }
     let pool = Pool::new("handler", config.threads);
     let watch = Arc::new(Watch::new());
     let mut mounts = Vec::new();
@@ -220,6 +232,7 @@ fn prepare(number: usize, slot: Slot, generation: &Generation, handover: &Arc<Ha
         }),
         mounts,
         places,
+        shelf: shelf(slot, generation),
         access: RefCell::new(access),
         load: Load::new(config.limits.connections),
         draining: Cell::new(false),
@@ -242,6 +255,12 @@ fn prepare(number: usize, slot: Slot, generation: &Generation, handover: &Arc<Ha
         seed: seed(),
         serial: Cell::new(1),
     }))
+}
+
+fn shelf(slot: Slot, generation: &Generation) -> Option<Shelf> {
+    let (cache, config) = (generation.cache.as_ref()?, &generation.config.cache);
+    cache.count_by(&slot.counters().cache);
+    Some(Shelf::new(cache.clone(), config.clone(), generation.number))
 }
 
 fn settings(config: &Config) -> Settings {

@@ -18,8 +18,10 @@ use super::dispatch::Dispatcher;
 use super::drain::LAST_CALLS;
 use super::source::Accepted;
 use super::{connection, load, prepare};
+use crate::cache::Cache;
 use crate::config::Config;
 use crate::generation::Generation;
+use crate::handler;
 use crate::handler::image::Image;
 use crate::handover::{Handover, Passing};
 use crate::listener::Address;
@@ -33,6 +35,8 @@ const LONGEST: usize = 64 * 1024;
 /// # Errors
 /// The first refusal, as a sentence.
 pub fn probe(config: &Config, images: &[Image]) -> Result<(), String> {
+    let cache = trial_cache(config);
+    cache.iter().for_each(|cache| handler::cache::offer(cache.clone()));
     let Some(target) = &config.probe else {
         for image in images {
             let loaded = load(image, 0)?;
@@ -41,7 +45,7 @@ pub fn probe(config: &Config, images: &[Image]) -> Result<(), String> {
         return Ok(());
     };
     let failed = |why: String| format!("the probe request GET {target} failed: {why}");
-    let answer = ask(config, images, target)?.map_err(failed)?;
+    let answer = ask(config, images, target, cache)?.map_err(failed)?;
     let status = answer
         .split(|byte| *byte == b' ')
         .nth(1)
@@ -55,8 +59,19 @@ pub fn probe(config: &Config, images: &[Image]) -> Result<(), String> {
     }
 }
 
+/// A cache of the trial's own: nothing that a new module does there is to be seen by those that serve.
+fn trial_cache(config: &Config) -> Option<Arc<Cache>> {
+    let wanted = config.cache.enabled.then_some(&config.cache)?;
+    Cache::create(wanted.size, wanted.max_entry).ok().map(Arc::new)
+}
+
 /// The first bytes of the answer; the outer error is the module's, the inner one the request's.
-fn ask(config: &Config, images: &[Image], target: &str) -> Result<Result<Vec<u8>, String>, String> {
+fn ask(
+    config: &Config,
+    images: &[Image],
+    target: &str,
+    cache: Option<Arc<Cache>>,
+) -> Result<Result<Vec<u8>, String>, String> {
     let slot = Scoreboard::create().ok().and_then(|board| board.claim(0));
     let slot = slot.ok_or("no memory for the probe")?;
     let mut config = config.clone();
@@ -68,6 +83,7 @@ fn ask(config: &Config, images: &[Image], target: &str) -> Result<Result<Vec<u8>
         images: images.to_vec(),
         listeners: Vec::new(),
         loaded_at: 0,
+        cache,
     };
     let handover = Handover::new().map_err(|error| format!("no channel for the probe: {error}"))?;
     let worker = prepare(1, slot, &generation, &Arc::new(handover))?;

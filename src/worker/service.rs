@@ -15,6 +15,8 @@ use tokio::time::{Sleep, sleep};
 
 use super::Worker;
 use super::account::micros;
+use super::consult::Consulted;
+use super::fill::Exchange;
 use super::stuck::{LATE, LEAVING};
 use crate::gateway::input::Input;
 use crate::gateway::request::{self, Id, Request, Span};
@@ -39,8 +41,26 @@ impl Service for Worker {
             Ok(request) => request,
             Err(refusal) => return answer::refused(&refusal, &gate, &ledger),
         };
+        let mut errand = None;
+        let request = match &self.shelf {
+            None => request,
+            Some(shelf) => {
+                let has_body = !matches!(&body, Upload::Whole(bytes) if bytes.is_empty());
+                match self.consult(shelf, request, has_body, &gate, &ledger).await {
+                    Consulted::Answered(reply) => return reply,
+                    Consulted::Ask(request, found) => {
+                        errand = Some((shelf, found));
+                        request
+                    }
+                }
+            }
+        };
         let (call, rest, start) = match body {
-            Upload::Whole(bytes) => (self.begin(&ledger, request, Input::whole(bytes), began), None, began),
+            Upload::Whole(bytes) => {
+                // It may have waited for another one's answer.
+                let start = if errand.is_some() { time::monotonic_ns() } else { began };
+                (self.begin(&ledger, request, Input::whole(bytes), start), None, start)
+            }
             // One that the client holds back is read when the handler first asks for it.
             Upload::Coming(body) if ledger.head.borrow().expect_continue => {
                 let call = self.begin(&ledger, request, Input::default(), began);
@@ -84,11 +104,21 @@ impl Service for Worker {
         let answer = self.wait(&call, &ledger).await;
         let ended = ended.unwrap_or_else(time::monotonic_ns);
         ledger.note(|record| record.handler_us = micros(start, ended));
+        let exchange = Exchange {
+            call: &call,
+            gate: &gate,
+            ledger: &ledger,
+        };
         match answer {
             Ok(_) if call.is_settled() => cede(&call, &ledger).await,
             Err(timeout) => {
                 ledger.note(|record| record.outcome = Outcome::Timeout);
                 self.expired(&ledger, timeout);
+                if let Some((_, errand)) = errand
+                    && let Ok(reply) = self.instead(errand, exchange)
+                {
+                    return reply;
+                }
                 let (status, text) = match timeout {
                     Timeout::Drain => (503, LEAVING),
                     _ => (504, LATE),
@@ -98,14 +128,20 @@ impl Service for Worker {
             Ok(Answer::Failed) => match ledger.body_fault.take() {
                 // The handler failed because the client broke off its body: the client is told so.
                 Some(refusal) => answer::refused(&refusal, &gate, &ledger),
-                None => answer::respond(Answer::Failed, &call, &gate, &ledger),
+                None => match errand.map(|(_, errand)| self.instead(errand, exchange)) {
+                    Some(Ok(reply)) => reply,
+                    _ => answer::respond(Answer::Failed, &call, &gate, &ledger),
+                },
             },
             Ok(Answer::Response(head, Body::Upgrade)) => {
                 *ledger.upgrade.borrow_mut() = Some((answer::switch(&head, &ledger), call.clone()));
                 // The connection becomes a tunnel; this answer is never waited for.
                 std::future::pending().await
             }
-            Ok(answer) => answer::respond(answer, &call, &gate, &ledger),
+            Ok(Answer::Response(head, body)) => match errand {
+                Some((shelf, errand)) => self.fill(shelf, errand, (head, body), exchange),
+                None => answer::respond(Answer::Response(head, body), &call, &gate, &ledger),
+            },
         }
     }
 }
@@ -125,7 +161,7 @@ impl Worker {
     ///
     /// # Errors
     /// Which time for it is over.
-    async fn wait(&self, call: &Arc<Call>, ledger: &Ledger) -> Result<Answer, Timeout> {
+    pub(super) async fn wait(&self, call: &Arc<Call>, ledger: &Ledger) -> Result<Answer, Timeout> {
         // A call that ran inline has answered: only one that did not costs a timer.
         let mut timer = pin!(None::<Sleep>);
         let mut extra = false;

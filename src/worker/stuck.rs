@@ -90,7 +90,7 @@ impl Report {
     /// Writes the access line of an exchange that was ended here.
     pub fn log(&self, call: &Call, ended: &Ended) {
         let id = call.request.shown_id();
-        let mut entry = described(call, id.as_str());
+        let mut entry = described(&call.request, id.as_str());
         entry.status = ended.status;
         entry.bytes = ended.bytes;
         entry.duration_us = ended.duration_us;

@@ -141,8 +141,8 @@ pub fn plain(status: u16, text: String, gate: &Rc<dyn Gate>, ledger: &Rc<Ledger>
         .record
         .borrow()
         .as_ref()
-        .is_some_and(|record| match &record.call {
-            Some(call) => call.request.method() == b"HEAD",
+        .is_some_and(|record| match record.request() {
+            Some(request) => request.method() == b"HEAD",
             None => super::ledger::is_head(&record.refused),
         });
     let mut fields = Fields::take();
@@ -168,7 +168,7 @@ pub fn plain(status: u16, text: String, gate: &Rc<dyn Gate>, ledger: &Rc<Ledger>
 }
 
 /// What every answer gets: the record's status, and `Connection: close` when the connection is to end.
-fn finish(reply: &mut Reply, gate: &Rc<dyn Gate>, ledger: &Rc<Ledger>) {
+pub fn finish(reply: &mut Reply, gate: &Rc<dyn Gate>, ledger: &Rc<Ledger>) {
     ledger.note(|record| record.status = reply.status.as_u16());
     if gate.is_draining() && !gate.hands_over(ledger) {
         ledger.closing.set(true);
@@ -177,9 +177,8 @@ fn finish(reply: &mut Reply, gate: &Rc<dyn Gate>, ledger: &Rc<Ledger>) {
         reply.fields.set("connection", b"close");
         let old = |record: &Record| {
             record
-                .call
-                .as_ref()
-                .is_some_and(|call| call.request.version == Version::Http10)
+                .request()
+                .is_some_and(|request| request.version == Version::Http10)
         };
         if ledger.record.borrow().as_ref().is_some_and(old) {
             // Else hyper appends the keep-alive that a client of HTTP/1.0 asked for.

@@ -46,6 +46,8 @@ struct Stream {
     begun: bool,
     /// It cannot go on.
     broken: bool,
+    /// There was more than the declared length.
+    overlong: bool,
 }
 
 /// The handler broke off: hyper must cut the connection.
@@ -137,10 +139,34 @@ impl ResponseBody {
             ended: false,
             begun: false,
             broken: false,
+            overlong: false,
         };
         Self {
             kind: Kind::Stream(stream),
             ledger,
+        }
+    }
+}
+
+impl ResponseBody {
+    /// Has the shared cache see what the client gets: all of it, or none is kept.
+    fn gather(&self, frame: &Option<Result<Frame<Bytes>, Broken>>) {
+        let Kind::Stream(stream) = &self.kind else { return };
+        let mut gathering = self.ledger.gathering.borrow_mut();
+        let Some(gathered) = gathering.as_mut() else { return };
+        let goes_on = match frame {
+            // A body with trailers, or with a file in it, is not kept.
+            Some(Ok(frame)) => frame
+                .data_ref()
+                .is_some_and(|data| !phantom::is(data) && gathered.add(data.clone())),
+            Some(Err(_)) => false,
+            None => true,
+        };
+        let whole = stream.left == Some(0) || frame.is_none() && stream.ended;
+        if !goes_on || stream.overlong {
+            *gathering = None;
+        } else if whole && let Some(gathered) = gathering.take() {
+            gathered.end();
         }
     }
 }
@@ -232,6 +258,7 @@ impl Stream {
                     .complain("its body is longer than its Content-Length; the rest was dropped");
                 ledger.note(|record| record.outcome = Outcome::Fault);
                 self.ended = true;
+                self.overlong = true;
             } else if bytes.len() as u64 == *left {
                 self.call.set_sated();
             }
@@ -273,6 +300,7 @@ impl Body for ResponseBody {
         {
             body.ledger.note(|record| record.bytes += data.len() as u64);
         }
+        body.gather(&frame);
         Poll::Ready(frame)
     }
 
@@ -298,6 +326,8 @@ impl Body for ResponseBody {
 impl Drop for ResponseBody {
     /// hyper has taken all it will take; what is in its buffers has still to leave (see `Guard::flushed`).
     fn drop(&mut self) {
+        // What has not come to its end is not kept, and nobody waits for it any more.
+        self.ledger.gathering.take();
         self.ledger.answered.set(true);
     }
 }

@@ -17,8 +17,9 @@ use bytes::Bytes;
 use super::field::Field;
 use super::head::Head;
 use super::refusal::Refusal;
+use crate::cache::response::Gathering;
 use crate::gateway::request::Peer;
-use crate::gateway::{Call, Front};
+use crate::gateway::{Call, Front, Request};
 use crate::handler::call::FileRange;
 use crate::scoreboard::CallRecord;
 use crate::sys::time;
@@ -86,6 +87,10 @@ pub struct Record {
     pub call: Option<Arc<Call>>,
     /// Its record on the scoreboard.
     pub kept: Option<CallRecord>,
+    /// What was asked, when the shared cache answers and there is no call.
+    pub asked: Option<Box<Request>>,
+    /// What the shared cache did for it.
+    pub cache: &'static str,
     /// The head's bytes when there was no call.
     pub refused: Bytes,
     /// Whom a front-end named as its client when there was no call.
@@ -105,10 +110,18 @@ pub struct Record {
 }
 
 impl Record {
+    /// What was asked, if that could be read.
+    pub fn request(&self) -> Option<&Request> {
+        match &self.call {
+            Some(call) => Some(&call.request),
+            None => self.asked.as_deref(),
+        }
+    }
+
     /// The client's address as it is to be shown; `peer` is the connection's.
     pub fn remote_addr<'a>(&'a self, peer: &'a Peer) -> &'a str {
-        match &self.call {
-            Some(call) => call.request.remote_addr(),
+        match self.request() {
+            Some(request) => request.remote_addr(),
             None => self.remote.as_deref().unwrap_or(&peer.remote_addr),
         }
     }
@@ -118,6 +131,8 @@ impl Record {
         Self {
             call: None,
             kept: None,
+            asked: None,
+            cache: "",
             refused: Bytes::new(),
             remote: None,
             status: 0,
@@ -183,6 +198,8 @@ pub struct Ledger {
     pub expired: Cell<Option<Phase>>,
     /// Interim responses that go before anything else.
     pub interim: RefCell<VecDeque<Bytes>>,
+    /// What is gathered of the answer for the shared cache.
+    pub gathering: RefCell<Option<Gathering>>,
     /// Files whose phantom bytes have still to leave.
     pub files: RefCell<VecDeque<SentFile>>,
     /// Why the request's body ended early.

@@ -21,6 +21,7 @@ mod golden;
 pub mod guard;
 pub mod head;
 mod inlet;
+pub mod kept;
 mod leaving;
 pub mod ledger;
 #[cfg(test)]

@@ -64,19 +64,6 @@ pub fn closed(_: &Lab, _: Environ, _: &Query, start_response: StartResponse) -> 
     )
 }
 
-pub fn kv(_: &Lab, environ: Environ, _: &Query, start_response: StartResponse) -> Body {
-    let why = if environ.has_cache() {
-        "the lab does not use it yet"
-    } else {
-        "the server has none"
-    };
-    text(
-        &start_response,
-        "501 Not Implemented",
-        format!("no key-value cache: {why}\n"),
-    )
-}
-
 /// `?code=&reason=`
 pub fn status(_: &Lab, _: Environ, query: &Query, start_response: StartResponse) -> Body {
     let code = query.text("code").unwrap_or_else(|| "200".to_owned());

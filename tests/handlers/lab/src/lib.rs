@@ -6,6 +6,7 @@ mod answer;
 mod boot;
 mod cached;
 mod fault;
+mod kv;
 mod later;
 mod output;
 mod protocol;
@@ -44,7 +45,7 @@ const PAGES: &[(&str, Page)] = &[
     ("/count", answer::count),
     ("/closed", answer::closed),
     ("/version", answer::version),
-    ("/kv", answer::kv),
+    ("/kv", kv::kv),
     ("/bytes", output::bytes),
     ("/stream", output::stream),
     ("/write", output::write),
