@@ -23,10 +23,10 @@ pub const LONGEST: usize = 4096;
 pub const SYSTEM_SOCKET: &str = "/run/appserver/control/control.sock";
 
 /// The words of the verbs, as a refusal lists them.
-const WORDS: &str = "status, reload, rollback, upgrade, stop, scale, ping";
+const WORDS: &str = "status, reload, rollback, upgrade, stop, scale, purge, ping";
 
 /// What is asked of the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
     /// How things are; the reply has the status document.
     Status,
@@ -40,8 +40,50 @@ pub enum Request {
     Stop,
     /// Another number of workers.
     Scale(Scale),
+    /// Throw something out of the shared cache; answered when it is gone.
+    Purge(Target),
     /// Is anybody there?
     Ping,
+}
+
+/// What is to be thrown out of the shared cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// All variants of a URI, or of a path and query of whatever host.
+    Key(String),
+    /// All that begins with it, in either form.
+    Prefix(String),
+    /// All with that tag.
+    Tag(String),
+    /// One of the handlers' caches.
+    Values(String),
+    /// All responses.
+    All,
+}
+
+impl Target {
+    /// The word and the text, as they are written.
+    fn words(&self) -> (&'static str, Option<&str>) {
+        match self {
+            Self::Key(text) => ("key", Some(text)),
+            Self::Prefix(text) => ("prefix", Some(text)),
+            Self::Tag(text) => ("tag", Some(text)),
+            Self::Values(text) => ("values", Some(text)),
+            Self::All => ("all", None),
+        }
+    }
+
+    fn read(what: Option<&str>, text: Option<String>) -> Option<Self> {
+        let text = text.filter(|text| !text.is_empty());
+        match (what?, text) {
+            ("key", Some(text)) => Some(Self::Key(text)),
+            ("prefix", Some(text)) => Some(Self::Prefix(text)),
+            ("tag", Some(text)) => Some(Self::Tag(text)),
+            ("values", Some(text)) => Some(Self::Values(text)),
+            ("all", None) => Some(Self::All),
+            _ => None,
+        }
+    }
 }
 
 /// How many workers there should be.
@@ -96,6 +138,10 @@ struct Wire {
     verb: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     workers: Option<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    what: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
 }
 
 fn ours() -> u64 {
@@ -114,6 +160,7 @@ impl Request {
             Self::Stop => "stop",
             Self::Scale(_) => "scale",
             Self::Ping => "ping",
+            Self::Purge(_) => "purge",
         }
     }
 
@@ -124,10 +171,19 @@ impl Request {
             Self::Scale(scale) => Some(Value::from(scale.to_string())),
             _ => None,
         };
+        let (what, text) = match self {
+            Self::Purge(target) => {
+                let (what, text) = target.words();
+                (Some(what.to_owned()), text.map(str::to_owned))
+            }
+            _ => (None, None),
+        };
         in_line(&Wire {
             protocol: PROTOCOL,
             verb: self.verb().to_owned(),
             workers,
+            what,
+            text,
         })
     }
 
@@ -163,6 +219,11 @@ impl Request {
                 let needs = "scale needs \"workers\": a number from 1, or \"+1\" or \"-1\" for so many more or fewer";
                 Self::Scale(workers.ok_or_else(|| needs.to_owned())?)
             }
+            "purge" => {
+                let needs =
+                    "purge needs \"what\": \"all\", or \"key\", \"prefix\", \"tag\" or \"values\" with a \"text\"";
+                Self::Purge(Target::read(wire.what.as_deref(), wire.text).ok_or_else(|| needs.to_owned())?)
+            }
             other => return Err(format!("there is no verb {other:?}; the verbs are {WORDS}")),
         })
     }
@@ -194,6 +255,9 @@ pub struct Reply {
     /// The status document, for those who asked for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<Value>,
+    /// How many entries of the cache were thrown away, for those who asked for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purged: Option<u64>,
     /// Who answers: filled in as the reply is sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub master_pid: Option<i32>,
@@ -207,6 +271,7 @@ impl Reply {
             reason: None,
             note: None,
             status: None,
+            purged: None,
             master_pid: None,
         }
     }
@@ -226,6 +291,16 @@ impl Reply {
         Self {
             reason: Some(reason.into()),
             ..Self::of(Outcome::Refused)
+        }
+    }
+
+    /// So many entries were thrown away.
+    #[must_use]
+    pub fn purged(count: u64) -> Self {
+        let entries = if count == 1 { "entry" } else { "entries" };
+        Self {
+            purged: Some(count),
+            ..Self::done(format!("{count} {entries} thrown away"))
         }
     }
 
@@ -276,11 +351,16 @@ mod tests {
             Request::Scale(Scale::To(4)),
             Request::Scale(Scale::By(2)),
             Request::Scale(Scale::By(-3)),
+            Request::Purge(Target::All),
+            Request::Purge(Target::Key("http://a/\"b\"".into())),
+            Request::Purge(Target::Prefix("/a".into())),
+            Request::Purge(Target::Tag("t".into())),
+            Request::Purge(Target::Values("v".into())),
         ] {
             let line = request.line();
             assert_eq!(line.matches('\n').count(), 1);
-            assert_eq!(Request::read(line.trim_end().as_bytes()), Ok(request));
             assert!(WORDS.contains(request.verb()));
+            assert_eq!(Request::read(line.trim_end().as_bytes()), Ok(request));
         }
     }
 
@@ -304,6 +384,9 @@ mod tests {
             (b"{\"verb\":\"scale\",\"workers\":-1}", "needs"),
             (b"{\"verb\":\"scale\",\"workers\":\"+-1\"}", "needs"),
             (b"{\"verb\":\"scale\",\"workers\":1.5}", "needs"),
+            (b"{\"verb\":\"purge\"}", "needs \"what\""),
+            (b"{\"verb\":\"purge\",\"what\":\"tag\"}", "needs"),
+            (b"{\"verb\":\"purge\",\"what\":\"all\",\"text\":\"x\"}", "needs"),
         ] {
             let reason = Request::read(line).unwrap_err();
             assert!(reason.contains(told), "{reason}");

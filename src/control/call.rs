@@ -136,7 +136,7 @@ impl Call {
     }
 
     /// Asks, and waits for the reply.
-    pub fn ask(&mut self, request: Request, until: Instant) -> Result<Reply, CallError> {
+    pub fn ask(&mut self, request: &Request, until: Instant) -> Result<Reply, CallError> {
         // A server that turned us away has closed its end already, and its reply is there to be read.
         match self.stream.write_all(request.line().as_bytes()) {
             Err(error) if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {

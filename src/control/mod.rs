@@ -1,4 +1,4 @@
-//! The verbs: `appserver status`, `reload`, `rollback`, `upgrade`, `stop` and `scale`.
+//! The verbs: `appserver status`, `reload`, `rollback`, `upgrade`, `stop`, `scale` and `cache`.
 //!
 //! Takes what was typed and the environment; finds the server, asks it, waits for the outcome, tells it and gives the exit
 //! code: 0 done, 1 refused or failed, 6 no server there. It decides nothing about the server; what the words mean is in
@@ -8,10 +8,10 @@
 mod call;
 mod page;
 
-use crate::config::{self, Speak, Verb};
+use crate::config::{self, CacheVerb, PurgeWhat, Speak, Verb};
 use crate::exit::Exit;
 use crate::sys::time;
-use crate::verbs::{Outcome, Reply, Request, SYSTEM_SOCKET, Scale};
+use crate::verbs::{Outcome, Reply, Request, SYSTEM_SOCKET, Scale, Target};
 use call::{Call, CallError};
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -35,18 +35,26 @@ pub fn run(verb: &Verb, env: &dyn Fn(&str) -> Option<String>) -> Option<Exit> {
             // The command line was read by the same rule.
             None => return Some(Exit::CommandLine),
         },
+        Verb::Cache(CacheVerb::Stats(speak)) => (Request::Status, speak),
+        Verb::Cache(CacheVerb::Purge { what, speak }) => (Request::Purge(target(what)), speak),
         Verb::Check { .. } => return None,
     };
-    Some(match ask(request, speak, env) {
-        Ok(reply) => tell(request, speak, &reply),
+    let name = match verb {
+        Verb::Cache(CacheVerb::Stats(_)) => "cache stats",
+        Verb::Cache(CacheVerb::Purge { .. }) => "cache purge",
+        _ => request.verb(),
+    };
+    Some(match ask(&request, speak, env) {
+        Ok(reply) if name == "cache stats" => stats(speak, &reply),
+        Ok(reply) => tell(name, &request, speak, &reply),
         Err(error) => {
-            complain(request, &error.to_string());
+            complain(name, &error.to_string());
             error.exit()
         }
     })
 }
 
-fn ask(request: Request, speak: &Speak, env: &dyn Fn(&str) -> Option<String>) -> Result<Reply, CallError> {
+fn ask(request: &Request, speak: &Speak, env: &dyn Fn(&str) -> Option<String>) -> Result<Reply, CallError> {
     let patience = speak.timeout.unwrap_or(match request {
         Request::Status | Request::Ping => SHORT,
         _ => LONG,
@@ -54,11 +62,11 @@ fn ask(request: Request, speak: &Speak, env: &dyn Fn(&str) -> Option<String>) ->
     let until = Instant::now() + patience;
     let mut call = Call::to(&socket(speak, env)?, until)?;
     let unanswered = |error| match error {
-        CallError::Silent(path) if request != Request::Status => CallError::UnderWay(path, request.verb(), patience),
+        CallError::Silent(path) if *request != Request::Status => CallError::UnderWay(path, request.verb(), patience),
         error => error,
     };
     let reply = call.ask(request, until).map_err(unanswered)?;
-    if request == Request::Stop && reply.outcome == Outcome::Done {
+    if *request == Request::Stop && reply.outcome == Outcome::Done {
         call.wait_for_the_end(reply.master_pid, until).map_err(unanswered)?;
     }
     Ok(reply)
@@ -77,7 +85,7 @@ fn socket(speak: &Speak, env: &dyn Fn(&str) -> Option<String>) -> Result<PathBuf
     Ok(named.unwrap_or_else(|| PathBuf::from(SYSTEM_SOCKET)))
 }
 
-fn tell(request: Request, speak: &Speak, reply: &Reply) -> Exit {
+fn tell(name: &str, request: &Request, speak: &Speak, reply: &Reply) -> Exit {
     let text = match (&reply.status, speak.json) {
         (Some(status), true) => format!("{status:#}\n"),
         (Some(status), false) => page::status(status, time::unix_seconds()),
@@ -88,23 +96,59 @@ fn tell(request: Request, speak: &Speak, reply: &Reply) -> Exit {
             (Outcome::Done, _) => format!("{}\n", reply.note.as_deref().unwrap_or("done")),
         },
     };
-    // Whoever closed our output wants no more of it; the outcome is the same.
-    let _ = io::stdout()
-        .write_all(text.as_bytes())
-        .and_then(|()| io::stdout().flush());
+    print(&text);
     match reply.outcome {
         Outcome::Done => Exit::Done,
         Outcome::Refused => {
-            complain(request, reply.reason.as_deref().unwrap_or("the server gave no reason"));
+            complain(name, reply.reason.as_deref().unwrap_or("the server gave no reason"));
             Exit::Refused
         }
     }
 }
 
+/// What of the status is about the cache.
+fn stats(speak: &Speak, reply: &Reply) -> Exit {
+    let cache = reply.status.as_ref().and_then(|status| status.get("cache"));
+    let Some(cache) = cache.filter(|cache| cache.is_object()) else {
+        complain(
+            "cache stats",
+            "there is no cache: it is enabled by `enabled = true` under [cache], and a reload",
+        );
+        return Exit::Refused;
+    };
+    print(&if speak.json {
+        format!("{cache:#}\n")
+    } else {
+        page::cache(cache)
+    });
+    Exit::Done
+}
+
+fn target(what: &PurgeWhat) -> Target {
+    let PurgeWhat {
+        key,
+        prefix,
+        tag,
+        values,
+        ..
+    } = what.clone();
+    let key = key.map(Target::Key).or(prefix.map(Target::Prefix));
+    key.or(tag.map(Target::Tag))
+        .or(values.map(Target::Values))
+        .unwrap_or(Target::All)
+}
+
+fn print(text: &str) {
+    // Whoever closed our output wants no more of it; the outcome is the same.
+    let _ = io::stdout()
+        .write_all(text.as_bytes())
+        .and_then(|()| io::stdout().flush());
+}
+
 /// Says why on standard error, where a reason may hold what a module said: nothing in it speaks to the terminal.
-fn complain(request: Request, reason: &str) {
+fn complain(name: &str, reason: &str) {
     // As for our output, so for this one: `eprintln!` would panic.
-    let _ = writeln!(io::stderr(), "appserver {}: {}", request.verb(), page::plain(reason));
+    let _ = writeln!(io::stderr(), "appserver {name}: {}", page::plain(reason));
 }
 
 #[cfg(test)]

@@ -24,6 +24,15 @@ pub fn status(status: &Value, now: u64) -> String {
     if let Some(counted) = status.get("totals").filter(|totals| totals.is_object()) {
         totals(&mut page, counted);
     }
+    if let Some(shared) = status.get("cache").filter(|cache| cache.is_object()) {
+        let size_of = number(shared, "size").map_or_else(dash, size);
+        let bytes = number(shared, "bytes").map_or_else(dash, size);
+        let _ = writeln!(
+            page,
+            "cache: {} of requests answered, {bytes} of {size_of} taken",
+            ratio(shared)
+        );
+    }
     page
 }
 
@@ -145,6 +154,47 @@ fn totals(page: &mut String, totals: &Value) {
             let _ = writeln!(page, "{word}:{}", counts.replace(['(', ')'], ""));
         }
     }
+}
+
+/// What the cache did, the share of hits first: of all requests that it could have answered, those that it did.
+pub fn cache(cache: &Value) -> String {
+    let mut page = String::new();
+    let _ = writeln!(page, "{} of requests answered", ratio(cache));
+    let (bytes, size_of) = (number(cache, "bytes"), number(cache, "size"));
+    let (bytes, size_of) = (bytes.map_or_else(dash, size), size_of.map_or_else(dash, size));
+    let _ = writeln!(page, "{bytes} of {size_of} taken by {} entries", text(cache, "entries"));
+    for name in [
+        "hits",
+        "stale",
+        "misses",
+        "revalidated",
+        "bypassed",
+        "coalesced",
+        "stores",
+        "busy",
+        "retries",
+        "wiped",
+    ] {
+        let _ = writeln!(page, "{name:<12} {:>12}", text(cache, name));
+    }
+    let evictions = counts(cache, "evictions");
+    let all: u64 = cache
+        .get("evictions")
+        .and_then(Value::as_object)
+        .map_or(0, |causes| causes.values().filter_map(Value::as_u64).sum());
+    let _ = writeln!(page, "{:<12} {all:>12}{evictions}", "evictions");
+    page
+}
+
+/// The share of requests that the cache has answered.
+fn ratio(cache: &Value) -> String {
+    let of = |name| number(cache, name).unwrap_or(0);
+    let answered = of("hits") + of("stale");
+    let all = answered + of("misses");
+    if all == 0 {
+        return "none".to_owned();
+    }
+    format!("{}.{} %", answered * 100 / all, answered * 1000 / all % 10)
 }
 
 /// The members of an object of counts that are not zero: ` (2xx 12, 5xx 1)`.

@@ -389,7 +389,7 @@ mod tests {
         old.let_go();
         let later = say(&path, "{\"verb\":\"ping\"}\n");
         assert!(rounds(&mut old).is_empty());
-        let (ping, request) = rounds(&mut new)[0];
+        let (ping, request) = rounds(&mut new).remove(0);
         assert_eq!(request, Request::Ping);
         new.reply(ping, &Reply::done("here"));
         assert_eq!(hear(&later).outcome, Outcome::Done);

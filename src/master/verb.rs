@@ -46,6 +46,7 @@ impl Master {
             Request::Scale(_) | Request::Reload | Request::Rollback if self.upgrade.is_starting() => {
                 Reply::refused("an upgrade is under way; try again when it is over")
             }
+            Request::Purge(target) => return self.purge(&target, ticket),
             Request::Scale(scale) => {
                 self.scale(scale, ticket);
                 return None;

@@ -4,7 +4,7 @@
 //! client sends can make a series.
 #![forbid(unsafe_code)]
 
-use super::{Status, ready};
+use super::{CacheStatus, Status, ready};
 use crate::scoreboard::LATENCY_BOUNDS;
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
@@ -21,6 +21,9 @@ pub fn render(status: &Status) -> String {
     requests(&mut page, status);
     workers(&mut page, status);
     changes(&mut page, status);
+    if let Some(shared) = &status.cache {
+        cache(&mut page, shared);
+    }
     page.0
 }
 
@@ -174,6 +177,69 @@ fn changes(page: &mut Page, status: &Status) {
         "Upgrades of the binary, by outcome.",
         &totals.upgrades,
     );
+}
+
+/// The shared cache.
+fn cache(page: &mut Page, cache: &CacheStatus) {
+    for (name, help, count) in [
+        (
+            "cache_hits_total",
+            "Requests answered from the cache with what was fresh.",
+            cache.hits,
+        ),
+        (
+            "cache_misses_total",
+            "Requests that the cache could have answered and did not.",
+            cache.misses,
+        ),
+        (
+            "cache_stale_total",
+            "Requests answered from the cache with what was stale.",
+            cache.stale,
+        ),
+        (
+            "cache_revalidated_total",
+            "Misses for which the handler confirmed what was kept.",
+            cache.revalidated,
+        ),
+        (
+            "cache_bypassed_total",
+            "Requests that the cache was not asked about.",
+            cache.bypassed,
+        ),
+        ("cache_stores_total", "Responses kept.", cache.stores),
+        (
+            "cache_coalesced_total",
+            "Requests that waited for another one's answer.",
+            cache.coalesced,
+        ),
+        (
+            "cache_busy_total",
+            "Writes left undone because another writer did not get on.",
+            cache.busy,
+        ),
+        (
+            "cache_retries_total",
+            "Reads begun again because the entry moved.",
+            cache.retries,
+        ),
+        (
+            "cache_wiped_total",
+            "Parts of the cache emptied because a writer had died in them.",
+            cache.wiped,
+        ),
+    ] {
+        page.counter(name, help, count);
+    }
+    page.by_name(
+        "cache_evictions_total",
+        "cause",
+        "Entries thrown away, by cause.",
+        &cache.evictions,
+    );
+    page.gauge("cache_bytes", "Bytes of the cache that are taken.", cache.bytes);
+    page.gauge("cache_entries", "Entries in the cache.", cache.entries);
+    page.gauge("cache_size_bytes", "Bytes that the cache has.", cache.size);
 }
 
 /// Microseconds as seconds, exactly.

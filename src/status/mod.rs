@@ -4,10 +4,12 @@
 //! slots. It reads shared memory and /proc only, so it can be asked by any process, whoever hangs.
 #![forbid(unsafe_code)]
 
+mod cache;
 mod facts;
 pub mod metrics;
 mod totals;
 
+pub use cache::CacheStatus;
 pub use facts::{Facts, GenerationFacts, ModuleFacts, Outcome};
 pub use totals::Totals;
 
@@ -58,6 +60,9 @@ pub struct Status {
     pub workers: Vec<WorkerStatus>,
     /// Counts since the server started, workers that are gone included.
     pub totals: Totals,
+    /// The shared cache; absent when there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheStatus>,
 }
 
 /// One worker process.
@@ -105,11 +110,21 @@ pub fn status(board: &'static Scoreboard) -> Status {
     let house = board.house();
     // A text that is being written, or was never told, leaves the rest as it is.
     let facts: Facts = serde_json::from_slice(&house.told()).unwrap_or_default();
-    let (mut workers, totals) = house.between_burials(|| {
+    let (mut workers, totals, cache) = house.between_burials(|| {
         // The clock first: what is recorded after it has the age zero.
         let now = time::monotonic_ns();
         let workers: Vec<WorkerStatus> = board.claimed().map(|slot| worker(slot, now)).collect();
-        (workers, Totals::of(board))
+        let mut cache = CacheStatus::default();
+        cache.add(&house.kept().cache);
+        board.claimed().for_each(|slot| cache.add(&slot.counters().cache));
+        (workers, Totals::of(board), cache)
+    });
+    let size = house.fact(Fact::CacheSize);
+    let cache = (size > 0).then(|| CacheStatus {
+        size,
+        bytes: house.fact(Fact::CacheBytes),
+        entries: house.fact(Fact::CacheEntries),
+        ..cache
     });
     for worker in &mut workers {
         worker.memory_bytes = process::memory_of(process::Pid::from_raw(worker.pid));
@@ -133,6 +148,7 @@ pub fn status(board: &'static Scoreboard) -> Status {
         last: facts.last,
         workers,
         totals,
+        cache,
     }
 }
 
