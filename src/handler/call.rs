@@ -12,7 +12,7 @@ use std::task::Waker;
 use appserver_handler::abi::{self, Chunk, File, Host, Iter, Status, Str, Wake};
 use bytes::Bytes;
 
-use super::functions;
+use super::{cache, functions};
 
 /// A wake callback and its context. It is called exactly once, when dropped, by a function that answered AGAIN;
 /// one that did not declines it.
@@ -239,44 +239,57 @@ pub struct Table<E>(std::marker::PhantomData<E>);
 
 impl<E: Exchange> Table<E> {
     /// The table; it lives as long as the process.
-    pub const HOST: &'static Host = &Host {
-        struct_size: size_of::<Host>(),
-        abi_major: abi::ABI_MAJOR,
-        abi_minor: abi::ABI_MINOR,
-        features: super::FEATURES,
-        server: Str::of(super::SERVER.as_bytes()),
-        log: functions::log::<E>,
-        init_error: functions::init_error,
-        call_retain: functions::call_retain::<E>,
-        call_release: functions::call_release::<E>,
-        environ_get: functions::environ_get::<E>,
-        environ_at: functions::environ_at::<E>,
-        method: functions::method::<E>,
-        target: functions::target::<E>,
-        field_at: functions::field_at::<E>,
-        trailer_at: functions::trailer_at::<E>,
-        deadline: functions::deadline::<E>,
-        state: functions::state::<E>,
-        state_poll: functions::state_poll::<E>,
-        input_read: functions::input_read::<E>,
-        input_poll: functions::input_poll::<E>,
-        start_response: functions::start_response::<E>,
-        informational: functions::informational::<E>,
-        trailers: functions::trailers::<E>,
-        write: functions::write::<E>,
-        write_poll: functions::write_poll::<E>,
-        body_bytes: functions::body_bytes::<E>,
-        body_iter: functions::body_iter::<E>,
-        body_file: functions::body_file::<E>,
-        detach: functions::detach::<E>,
-        finish: functions::finish::<E>,
-        upgrade: functions::upgrade::<E>,
-        errors_write: functions::errors_write::<E>,
-        cache: std::ptr::null(),
-        metrics: std::ptr::null(),
-        tasks: std::ptr::null(),
-        reserved: [std::ptr::null(); 5],
-    };
+    pub fn host() -> &'static Host {
+        if cache::is_there() {
+            Self::WITH_CACHE
+        } else {
+            Self::PLAIN
+        }
+    }
+
+    const PLAIN: &'static Host = &Self::make(super::FEATURES, std::ptr::null());
+    const WITH_CACHE: &'static Host = &Self::make(super::FEATURES | abi::FEATURE_CACHE, &raw const cache::TABLE);
+
+    const fn make(features: u64, cache: *const abi::Cache) -> Host {
+        Host {
+            struct_size: size_of::<Host>(),
+            abi_major: abi::ABI_MAJOR,
+            abi_minor: abi::ABI_MINOR,
+            features,
+            server: Str::of(super::SERVER.as_bytes()),
+            log: functions::log::<E>,
+            init_error: functions::init_error,
+            call_retain: functions::call_retain::<E>,
+            call_release: functions::call_release::<E>,
+            environ_get: functions::environ_get::<E>,
+            environ_at: functions::environ_at::<E>,
+            method: functions::method::<E>,
+            target: functions::target::<E>,
+            field_at: functions::field_at::<E>,
+            trailer_at: functions::trailer_at::<E>,
+            deadline: functions::deadline::<E>,
+            state: functions::state::<E>,
+            state_poll: functions::state_poll::<E>,
+            input_read: functions::input_read::<E>,
+            input_poll: functions::input_poll::<E>,
+            start_response: functions::start_response::<E>,
+            informational: functions::informational::<E>,
+            trailers: functions::trailers::<E>,
+            write: functions::write::<E>,
+            write_poll: functions::write_poll::<E>,
+            body_bytes: functions::body_bytes::<E>,
+            body_iter: functions::body_iter::<E>,
+            body_file: functions::body_file::<E>,
+            detach: functions::detach::<E>,
+            finish: functions::finish::<E>,
+            upgrade: functions::upgrade::<E>,
+            errors_write: functions::errors_write::<E>,
+            cache,
+            metrics: std::ptr::null(),
+            tasks: std::ptr::null(),
+            reserved: [std::ptr::null(); 5],
+        }
+    }
 }
 
 /// The bytes of a chunk as the server's own: shared with the plugin until the last copy goes, or copied.

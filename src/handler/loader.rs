@@ -218,7 +218,7 @@ impl Loaded {
             };
             let mut out = std::ptr::null_mut();
             // SAFETY: the table and the init struct are valid; `out` is a local.
-            run_init(&boot, |told| unsafe { init(Table::<E>::HOST, told, &mut out) })
+            run_init(&boot, |told| unsafe { init(Table::<E>::host(), told, &mut out) })
                 .map_err(|reason| refuse(format!("its module_init failed: {reason}")))?;
             loaded.image = out;
         }
@@ -248,7 +248,7 @@ impl Loaded {
         if let Some(init) = self.descriptor.worker_init {
             // SAFETY: the table and the init struct are valid; `worker` is a local.
             run_init(boot, |told| unsafe {
-                init(Table::<E>::HOST, self.image, told, &mut worker)
+                init(Table::<E>::host(), self.image, told, &mut worker)
             })
             .map_err(|reason| refuse(format!("its worker_init failed: {reason}")))?;
         }
@@ -324,7 +324,10 @@ fn check(module: &abi::Module) -> Result<(), String> {
             abi::ABI_MINOR
         ));
     }
-    let unknown = module.required_features & !super::FEATURES;
+    let unknown = module.required_features & !super::features();
+    if unknown == abi::FEATURE_CACHE {
+        return Err("it needs the shared cache, and there is none: write `enabled = true` under [cache]".into());
+    }
     if unknown != 0 {
         return Err(format!(
             "it requires features this server does not have (bits {unknown:#x}): update appserver"

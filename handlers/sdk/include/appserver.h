@@ -77,7 +77,7 @@ extern "C" {
 /* Another major is refused by either side. */
 #define APPSERVER_ABI_MAJOR 1
 /* Grows when something was appended. */
-#define APPSERVER_ABI_MINOR 0
+#define APPSERVER_ABI_MINOR 1
 /* Name of the one symbol that a module exports. */
 #define APPSERVER_ENTRY "appserver_module_v1"
 
@@ -109,6 +109,8 @@ typedef int32_t appserver_status;
 #define APPSERVER_E_FAILED (-8)
 /* The handler panicked; the message went to the log. */
 #define APPSERVER_E_PANIC (-9)
+/* Another writer to the shared cache does not get on (busy, stopped, or killed just now): worth trying again. */
+#define APPSERVER_E_BUSY (-10)
 
 /* `appserver_module.threads`: calls of one worker never overlap; `wsgi.multithread` is false. They may still come on
  * different threads. `next` and `close` of a body are not calls: they may run beside the next call. */
@@ -138,6 +140,15 @@ typedef int32_t appserver_status;
 #define APPSERVER_FEATURE_UPGRADE (UINT64_C(1) << 4)
 /* The would-block forms: `input_poll`, `write_poll`, `state_poll`, and APPSERVER_AGAIN from `next`. */
 #define APPSERVER_FEATURE_POLL (UINT64_C(1) << 5)
+/* `cache` is not NULL: only where the operator has enabled it (ABI minor 1). */
+#define APPSERVER_FEATURE_CACHE (UINT64_C(1) << 6)
+
+/* `appserver_cache.purge`: all variants of a URI, `http://host/path?query`, or `/path?query` of any host. */
+#define APPSERVER_PURGE_KEY 0
+/* `purge`: all URIs that begin with it, in either form. */
+#define APPSERVER_PURGE_PREFIX 1
+/* `purge`: all responses that were sent with this tag in Cache-Tag or Surrogate-Key. */
+#define APPSERVER_PURGE_TAG 2
 
 /* `state`: the client is connected and may still send. */
 #define APPSERVER_STATE_HERE 0
@@ -221,6 +232,35 @@ typedef struct appserver_init {
 
 /* One request and its response. Opaque, reference-counted, usable from any thread. */
 typedef struct appserver_call appserver_call;
+
+/* ---- The shared cache ------------------------------------------------------------------------------------------- */
+
+/* Values in memory that all workers of the server share. The functions belong to no call: any thread may use them at any
+ * time, and none waits longer than about a millisecond. Every change is seen by all workers at once, and whole. Any value
+ * can vanish at any time, a counter or a lock too: keep nothing there that cannot be made again. `name` has 1 to 64 bytes,
+ * `key` 1 to 1024; a value may be empty. All may answer APPSERVER_E_INVALID (a length, a NULL) and
+ * APPSERVER_E_UNSUPPORTED (there is no cache); those that write also APPSERVER_E_BUSY and APPSERVER_E_TOO_LARGE (above
+ * `max-entry`). */
+typedef struct appserver_cache {
+    size_t struct_size; /* sizeof(appserver_cache) of the server */
+    /* APPSERVER_OK and the bytes in `value`, which stay valid until you call `value->release(value->owner)`, once; or
+     * APPSERVER_ABSENT. */
+    appserver_status (*get)(appserver_str name, appserver_str key, appserver_chunk *value);
+    /* Keeps a value in place of any other, for `ttl_ms` milliseconds; 0: until it has to give way. */
+    appserver_status (*set)(appserver_str name, appserver_str key, appserver_str value, uint64_t ttl_ms);
+    /* The same, if there is none: APPSERVER_OK; APPSERVER_ABSENT when there is one, and nothing was kept. Of all who ask at
+     * once one gets APPSERVER_OK. */
+    appserver_status (*add)(appserver_str name, appserver_str key, appserver_str value, uint64_t ttl_ms);
+    /* Adds to a number, in decimal digits as a value, which begins at 0 and then with `ttl_ms`; one that is there keeps its
+     * own end. The sum goes into `sum`, which may be NULL. APPSERVER_E_STATE when there is a value that is no number, or
+     * the sum is beyond 64 bits. */
+    appserver_status (*incr)(appserver_str name, appserver_str key, int64_t by, uint64_t ttl_ms, int64_t *sum);
+    /* Throws a value away: APPSERVER_OK, or APPSERVER_ABSENT when there was none. */
+    appserver_status (*delete_)(appserver_str name, appserver_str key);
+    /* Throws responses of whichever handler away, by APPSERVER_PURGE_*; how many goes into `count`, which may be NULL. It
+     * looks at every entry. */
+    appserver_status (*purge)(int32_t what, appserver_str text, uint64_t *count);
+} appserver_cache;
 
 /* ---- What the server does for you ------------------------------------------------------------------------------- */
 
@@ -328,8 +368,9 @@ typedef struct appserver_host {
     /* Writes to `wsgi.errors`: the error log, a line for each line, with the request id. */
     appserver_status (*errors_write)(appserver_call *call, appserver_str bytes);
 
+    /* The shared cache; NULL without APPSERVER_FEATURE_CACHE. */
+    const appserver_cache *cache;
     /* Reserved for tables to come; NULL means absent. */
-    const void *cache;
     const void *metrics;
     const void *tasks;
     const void *reserved[5];

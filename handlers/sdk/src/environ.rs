@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::abi::{self, call::CallRef, call::Pair};
 use crate::error::Error;
 use crate::input::{Errors, Input};
+use crate::key_value::KeyValue;
 
 /// The environ of one request.
 pub struct Environ {
@@ -196,9 +197,9 @@ impl Environ {
         abi::export::server(self.call.host())
     }
 
-    /// Whether the server has a key-value cache for handlers.
-    pub fn has_cache(&self) -> bool {
-        self.call.has_cache()
+    /// A named cache in the memory that all workers share; None where the server has none.
+    pub fn cache(&self, name: &str) -> Option<KeyValue> {
+        self.call.cache().map(|cache| KeyValue::new(cache, name))
     }
 }
 

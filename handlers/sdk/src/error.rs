@@ -29,6 +29,8 @@ pub enum Error {
     Failed,
     /// The handler itself panicked.
     Panicked,
+    /// Another writer to the shared cache does not get on: worth trying again.
+    Busy,
     /// A status that this version of the SDK does not know.
     Unknown(i32),
 }
@@ -51,6 +53,7 @@ impl Error {
             abi::E_UNSUPPORTED => Error::Unsupported,
             abi::E_FAILED => Error::Failed,
             abi::E_PANIC => Error::Panicked,
+            abi::E_BUSY => Error::Busy,
             other => Error::Unknown(other),
         }
     }
@@ -66,6 +69,7 @@ impl Error {
             Error::Gone => abi::E_GONE,
             Error::Unsupported => abi::E_UNSUPPORTED,
             Error::Panicked => abi::E_PANIC,
+            Error::Busy => abi::E_BUSY,
             Error::Failed | Error::Unknown(_) => abi::E_FAILED,
         }
     }
@@ -83,6 +87,7 @@ impl fmt::Display for Error {
             Error::Unsupported => "the server cannot do that on this connection",
             Error::Failed => "the handler failed",
             Error::Panicked => "the handler panicked",
+            Error::Busy => "another writer to the shared cache does not get on; try again",
             Error::Unknown(status) => return write!(f, "the server answered with the unknown status {status}"),
         };
         f.write_str(sentence)
@@ -100,6 +105,7 @@ impl From<Error> for io::Error {
             Error::Gone => io::ErrorKind::ConnectionAborted,
             Error::Invalid => io::ErrorKind::InvalidInput,
             Error::Unsupported => io::ErrorKind::Unsupported,
+            Error::Busy => io::ErrorKind::WouldBlock,
             Error::State | Error::Failed | Error::Panicked | Error::Unknown(_) => io::ErrorKind::Other,
         };
         io::Error::new(kind, error)

@@ -368,8 +368,7 @@
 //! The boundary is plain C: [`abi`] and `include/appserver.h` say the same, and a handler in C needs the header only. A
 //! module may be built with another compiler, SDK version and allocator than the server; it has its own copy of the
 //! standard library, so thread locals, loggers and runtimes of the server do not exist in it. Values that may be sent to
-//! another thread ([`Environ`], [`Input`], [`Detached`], …) keep the call alive until they are dropped. Build with
-//! unwinding panics; with `panic = "abort"` a panic ends the worker.
+//! another thread ([`Environ`], [`Input`], [`Detached`], …) keep the call alive until they are dropped. Build with unwinding panics; with `panic = "abort"` a panic ends the worker.
 //!
 //! [PEP 3333]: https://peps.python.org/pep-3333/
 
@@ -382,6 +381,7 @@ mod error;
 pub mod export;
 mod handler;
 mod input;
+mod key_value;
 mod start_response;
 
 /// A server for one request, so that a handler can be tested without one.
@@ -389,12 +389,12 @@ pub mod testing {
     pub use crate::abi::testing::{Request, Response, init};
 }
 
-pub use abi::call::Pair;
-pub use abi::init::Init;
+pub use abi::{call::Pair, init::Init};
 pub use body::{Body, BodyStream, BoxError, from_fn};
 pub use detached::{Detached, Duplex};
 pub use environ::{Environ, Level, State};
 pub use error::Error;
 pub use handler::{App, Handler, Threads};
 pub use input::{Errors, Input};
+pub use key_value::{KeyValue, Purge};
 pub use start_response::{Head, Responder, StartFn, StartResponse, Writer};

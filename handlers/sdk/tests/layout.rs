@@ -77,6 +77,7 @@ fn structs(into: &mut Comparison) {
         appserver_chunk = Chunk { ptr, len, release, owner }
         appserver_iter = Iter { struct_size, ctx, next, close }
         appserver_file = File { struct_size, fd, offset, length, ctx, close }
+        appserver_cache = Cache { struct_size, get, set, add, incr, delete_, purge }
         appserver_init = Init {
             struct_size, mount, args, args_len, worker, workers, threads, reserved, generation, host_ctx,
         }
@@ -99,8 +100,9 @@ fn structs(into: &mut Comparison) {
 fn constants(into: &mut Comparison) -> Vec<&'static str> {
     constants! { into:
         MAGIC, ABI_MAJOR, ABI_MINOR, OK, AGAIN, END, ABSENT, E_STATE, E_INVALID, E_TRUNCATED, E_TOO_LARGE, E_TIMEOUT, E_GONE,
-        E_UNSUPPORTED, E_FAILED, E_PANIC, THREADS_ONE, THREADS_MANY, THREADS_PINNED, PANIC_NONE, PANIC_UNWIND, PANIC_ABORT,
-        FEATURE_TRAILERS, FEATURE_FILE, FEATURE_INFORMATIONAL, FEATURE_DETACH, FEATURE_UPGRADE, FEATURE_POLL, STATE_HERE,
+        E_UNSUPPORTED, E_FAILED, E_PANIC, E_BUSY, THREADS_ONE, THREADS_MANY, THREADS_PINNED, PANIC_NONE, PANIC_UNWIND, PANIC_ABORT,
+        FEATURE_TRAILERS, FEATURE_FILE, FEATURE_INFORMATIONAL, FEATURE_DETACH, FEATURE_UPGRADE, FEATURE_POLL, FEATURE_CACHE,
+        PURGE_KEY, PURGE_PREFIX, PURGE_TAG, STATE_HERE,
         STATE_HALF_CLOSED, STATE_GONE, LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG, LOG_TRACE,
     }
     .to_vec()

@@ -9,6 +9,7 @@ use std::ops::Deref;
 use std::ptr::NonNull;
 use std::task::{Context, Poll, Waker};
 
+use super::cache::CacheRef;
 use super::{Call, Chunk, Field, File, Host, Iter, OK, Status, Str};
 use crate::error::Error;
 
@@ -284,8 +285,8 @@ impl CallRef {
         unsafe { (self.host.log)(self.raw(), level, Str::of(message.as_bytes())) }
     }
 
-    pub(crate) fn has_cache(&self) -> bool {
-        !self.host.cache.is_null()
+    pub(crate) fn cache(&self) -> Option<CacheRef> {
+        CacheRef::of(self.host)
     }
 }
 

@@ -6,8 +6,10 @@
 use std::any::Any;
 use std::ptr::null_mut;
 
+use super::cache::CacheRef;
 use super::{Field, Host, Str};
 use crate::environ::Level;
+use crate::key_value::KeyValue;
 
 /// What [`Handler::init`](crate::Handler::init) is told.
 pub struct Init<'a> {
@@ -71,6 +73,11 @@ impl<'a> Init<'a> {
     /// What this image's `module_init` built, if it is of this type.
     pub fn module<M: Any + Send + Sync>(&self) -> Option<&'a M> {
         self.image?.downcast_ref()
+    }
+
+    /// A named cache in the memory that all workers share; None where the server has none.
+    pub fn cache(&self, name: &str) -> Option<KeyValue> {
+        CacheRef::of(self.host).map(|cache| KeyValue::new(cache, name))
     }
 
     /// Writes a line to the error log.

@@ -5,6 +5,7 @@
 //! appended; who creates a thing frees it; status codes cross, unwinding never does. It holds no logic.
 #![allow(unsafe_code)]
 
+pub mod cache;
 pub(crate) mod call;
 pub(crate) mod clock;
 mod desk;
@@ -15,6 +16,7 @@ pub(crate) mod init;
 mod send;
 pub(crate) mod testing;
 
+pub use cache::{Cache, E_BUSY, FEATURE_CACHE, PURGE_KEY, PURGE_PREFIX, PURGE_TAG};
 use std::ffi::c_void;
 
 /// First field of a descriptor after its size: `APPSERVR` read as a little-endian number.
@@ -22,7 +24,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"APPSERVR");
 /// Another major is refused by either side.
 pub const ABI_MAJOR: u32 = 1;
 /// Grows when something was appended.
-pub const ABI_MINOR: u32 = 0;
+pub const ABI_MINOR: u32 = 1;
 /// The one symbol that a module exports: `const appserver_module *appserver_module_v1(void)`.
 pub const ENTRY: &str = "appserver_module_v1";
 
@@ -302,8 +304,8 @@ pub struct Host {
     /// Writes to `wsgi.errors`: the error log, with the request id.
     pub errors_write: unsafe extern "C" fn(call: *mut Call, bytes: Str) -> Status,
 
-    /// Reserved for the shared cache's table; null = absent.
-    pub cache: *const c_void,
+    /// The shared cache's table; null = absent.
+    pub cache: *const Cache,
     /// Reserved for the metrics table; null = absent.
     pub metrics: *const c_void,
     /// Reserved for the tasks table; null = absent.
