@@ -10,7 +10,7 @@ TOOLS := nginx-light:nginx curl:curl python3:python3 wrk:wrk nghttp2-client:h2lo
 
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help run test check handlers bench bench-quick bench-publish faults soak floods fuzz systemd-test tools clean
+.PHONY: help run test check handlers bench bench-quick bench-publish faults soak soak-cache floods fuzz systemd-test tools clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -20,10 +20,10 @@ help: ## this list
 run: handlers ## build everything and serve handlers/hello.so on 127.0.0.1:$PORT with $WORKERS workers
 	exec $(TARGET)/release/appserver --workers $(WORKERS) --bind 127.0.0.1:$(PORT) --module handlers/hello.so
 
-handlers: ## build the server and the handlers, and lay handlers/{hello,echo,environ,hello-c}.so
-	$(CARGO) build --release --locked -p appserver -p handler-hello -p handler-echo -p handler-environ
+handlers: ## build the server and the handlers, and lay handlers/{hello,echo,environ,keyvalue,proxy,hello-c}.so
+	$(CARGO) build --release --locked -p appserver -p handler-hello -p handler-echo -p handler-environ -p handler-keyvalue -p handler-proxy
 	@# Renamed into place: a copy over a file that a running server has mapped would change it under its feet.
-	@for name in hello echo environ; do \
+	@for name in hello echo environ keyvalue proxy; do \
 		cp $(TARGET)/release/lib$$name.so handlers/.$$name.so && mv handlers/.$$name.so handlers/$$name.so || exit 1; done
 	gcc -O2 -Wall -Wextra -Werror -std=c11 -fPIC -shared -I handlers/sdk/include \
 		-o handlers/.hello-c.so handlers/hello.c && mv handlers/.hello-c.so handlers/hello-c.so
@@ -40,7 +40,7 @@ check: ## what CI runs: format, lints, documentation, tests
 	@$(MAKE) --no-print-directory test
 
 # uWSGI for its symcall plugin; the WSGI peers come from PyPI into a virtual environment below the target folder.
-BENCH_TOOLS := nginx-light:nginx wrk:wrk python3:python3 gcc:gcc uwsgi-core:uwsgi-core valgrind:valgrind strace:strace
+BENCH_TOOLS := nginx-light:nginx wrk:wrk python3:python3 gcc:gcc uwsgi-core:uwsgi-core valgrind:valgrind strace:strace varnish:varnishd
 BENCH := tests/bench/run --bin $(TARGET)/release --out $(TARGET)/bench
 
 bench: ## against the field: table, ratios and plots below target/bench, in half an hour (BENCH_ARGS="--only hello")
@@ -50,7 +50,7 @@ bench bench-quick: TOOLS := $(BENCH_TOOLS)
 bench bench-quick: tools
 	@# venv is a module, no command. Without it the bench goes on and leaves the WSGI peers out by name.
 	@python3 -c 'import ensurepip' || $(MAKE) --no-print-directory tools TOOLS=python3-venv:no-command || true
-	$(CARGO) build --release --locked -p appserver -p handler-hello -p handler-lab -p bare-hyper
+	$(CARGO) build --release --locked -p appserver -p handler-hello -p handler-lab -p bare-hyper -p cache-memory
 	$(BENCH) $(BENCH_ARGS)
 
 bench-publish: ## the last full run's short table and three plots into tests/bench/results, for the README
@@ -71,6 +71,11 @@ soak: tools ## ten minutes of reloads, kills, scaling and upgrades at random (SO
 	$(CARGO) build --locked --workspace
 	SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(CARGO) test --locked -p appserver --test main -- --nocapture --exact \
 		soak::a_soak_at_random_loses_nothing_outside_killed_workers
+
+soak-cache: tools ## ten minutes of workers killed while they use the shared cache, every byte checked (SOAK_SECONDS, SOAK_SEED)
+	$(CARGO) build --locked --workspace
+	SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(CARGO) test --locked -p appserver --test main -- --nocapture --exact \
+		cache::soak::nothing_wrong_is_served_while_workers_are_killed_at_random
 
 # Small programs that try any bytes on the server's pure parts; `make test` replays what they have found.
 FUZZ_TARGETS ?= $(notdir $(basename $(wildcard tests/fuzz/runs/*.rs)))

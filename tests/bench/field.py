@@ -3,7 +3,10 @@ does more or less than appserver. All answer `/` with `Hello, world!` and a newl
 
 import json
 import os
+import shutil
 import subprocess
+import tempfile
+import weakref
 from pathlib import Path
 
 import nginx
@@ -25,9 +28,9 @@ class Field:
         return folder
 
     def ours(self, name=OURS, workers=1, module="hello", access=None, threads=None, dispatch=None, bind=None, told=False,
-             boot=None):
+             boot=None, more=""):
         """`bind` replaces the TCP address, for a server that stands behind nginx; `told` has the master log what it does,
-        with times, into `error.log`; `boot` is how long a worker may take to start."""
+        with times, into `error.log`; `boot` is how long a worker may take to start; `more` stands at the end of its configuration."""
         folder, port = self.scratch(), free_port()
         library = self.supplies.built(f"lib{module}.so")
         settings = [f"workers = {workers}", "[control]", f'socket = "{folder}/control.sock"', "[log]", 'level = "warn"']
@@ -44,7 +47,7 @@ class Field:
         if threads:
             settings.insert(0, f"threads = {threads}")
         config = folder / "appserver.toml"
-        config.write_text("\n".join(settings) + "\n")
+        config.write_text("\n".join(settings) + f"\n{more}")
         command = [self.supplies.built("appserver"), "--config", config]
         notes = {
             None: "the server under test: limits, timeouts, counters and the handler in a shared library behind a C ABI.",
@@ -94,6 +97,46 @@ class Field:
         config = nginx.config(folder, port, upstream=f"{folder}/app.sock")
         note = "more: nginx proxies each request to appserver over kept-alive Unix connections; both are counted."
         return Recipe(name, note, [behind.commands[0], self.nginx_command(config)], port)
+
+    def nginx_cache(self, size):
+        """Pages from nginx's own cache, whose files lie in memory; ours makes what is missing."""
+        folder, port = self.scratch(), free_port()
+        behind = self.ours(module="lab", bind=f"unix:{folder}/app.sock")
+        stored = Path(tempfile.mkdtemp(prefix="appserver-bench-cache-", dir="/dev/shm"))
+        weakref.finalize(self, shutil.rmtree, stored, ignore_errors=True)
+        config = nginx.config(folder, port, upstream=f"{folder}/app.sock", cache=(stored, size))
+        note = ("more: it revalidates by files, here in memory; appserver behind it makes what is missing; both are counted. "
+                "Its open_file_cache is on.")
+        return Recipe("nginx proxy_cache", note, [behind.commands[0], self.nginx_command(config)], port, control=behind.control)
+
+    def varnish(self, size):
+        """Pages from Varnish's memory; ours makes what is missing."""
+        folder, port = self.scratch(), free_port()
+        behind = self.ours(module="lab")
+        program = self.supplies.once("varnish", lambda: self.supplies.program("varnishd", "varnish"))
+        bytes_ = size.replace("MiB", "m")
+        command = [
+            program, "-F", "-n", folder / "varnish", "-a", f"127.0.0.1:{port}", "-b", f"127.0.0.1:{behind.port}", "-T", "none",
+            "-s", f"default=malloc,{bytes_}", "-p", "thread_pools=1", "-p", "thread_pool_min=100", "-p", "timeout_idle=75",
+            "-p", "vsl_reclen=200",
+        ]
+        note = ("more: its configuration is a program, and it logs to shared memory, which cannot be turned off; appserver behind it makes "
+                "what is missing; both are counted.")
+        return Recipe("Varnish", note, [behind.commands[0], command], port, control=behind.control)
+
+    def uwsgi_cache(self):
+        """One page from uWSGI's cache."""
+        folder, port = self.scratch(), free_port()
+        program = self.supplies.once("uwsgi", lambda: self.supplies.program("uwsgi-core", "uwsgi-core"))
+        page = folder / "page"
+        page.write_text("Hello, world!\n")
+        command = [
+            program, "--plugin", "router_cache", "--http-socket", f"127.0.0.1:{port}", "--master", "--processes", "1", "--disable-logging",
+            "--cache2", "name=pages,items=100,blocksize=65536", "--load-file-in-cache", page, "--route-run",
+            "addheader:Connection: close", "--route-run", f"cache:key={page},name=pages,content_type=text/plain", "--die-on-term",
+        ]
+        note = "less: it keeps bodies alone, checks little of HTTP, and takes a connection for each request."
+        return Recipe("uWSGI cache router", note, [command], port, keeps_alive=False)
 
     def uwsgi(self, processes=1, threads=None):
         port = free_port()

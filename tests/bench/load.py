@@ -15,10 +15,10 @@ SCRIPT = Path(__file__).with_name("report.lua")
 class Wrk:
     """One run under way; `result` waits for its end. It keeps its connections alive unless told to close them."""
 
-    def __init__(self, port, connections, seconds, cores, target="/", close=False, threads=1):
+    def __init__(self, port, connections, seconds, cores, target="/", close=False, threads=1, script=SCRIPT):
         command = [
             "wrk", "--threads", min(threads, connections), "--connections", connections, "--duration", f"{seconds}s",
-            "--timeout", "10s", "--latency", "--script", SCRIPT, f"http://127.0.0.1:{port}{target}",
+            "--timeout", "10s", "--latency", "--script", script, f"http://127.0.0.1:{port}{target}",
         ]
         if close:
             command += ["--header", "Connection: close"]
@@ -43,10 +43,10 @@ class Wrk:
         return found
 
 
-def hammer(contender, connections, seconds, cores, close=False, target="/", threads=1):
+def hammer(contender, connections, seconds, cores, close=False, target="/", threads=1, script=SCRIPT):
     """One sample: rate, latencies, CPU per request of the whole tree, and how busy a core was."""
     before, start = contender.cpu(), time.monotonic()
-    found = Wrk(contender.port, connections, seconds, cores, target, close, threads).result()
+    found = Wrk(contender.port, connections, seconds, cores, target, close, threads, script).result()
     cpu, took = contender.cpu() - before, time.monotonic() - start
     return {
         "cpu_us": cpu * 1e6 / found["requests"], "rate": found["rate"], "busy": cpu / took,

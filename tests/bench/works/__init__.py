@@ -1,5 +1,5 @@
 """What is measured: each work has a NAME, a TITLE and `run(session)`, which leaves results and figures in the session."""
 
-from works import balance, bulk, churn, connections, hello, lifecycle, mixed, path, ten, workers
+from works import balance, bulk, cache, churn, connections, hello, lifecycle, mixed, path, ten, workers
 
-ALL = [hello, path, churn, ten, bulk, mixed, balance, lifecycle, connections, workers]
+ALL = [hello, path, churn, ten, cache, bulk, mixed, balance, lifecycle, connections, workers]
