@@ -19,10 +19,10 @@ const TARGET: &str = "/cache?max_age=3600&etag=kept";
 fn a_killed_worker_takes_nothing_with_it() {
     let server = cached(2, "").start();
     let first = get(&server, TARGET, "");
-    for worker in server.workers() {
-        kill(Pid::from_raw(worker), Signal::SIGKILL).unwrap();
-    }
     let old = server.workers();
+    for worker in &old {
+        kill(Pid::from_raw(*worker), Signal::SIGKILL).unwrap();
+    }
     server.wait_for_workers("two new ones", |now| {
         now.len() == 2 && now.iter().all(|pid| !old.contains(pid))
     });
