@@ -46,6 +46,8 @@ mod notify;
 mod outcomes;
 mod ports;
 mod proxy;
+mod proxy_connections;
+mod proxy_edges;
 mod proxy_protocol;
 mod readme;
 mod refusals;

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
@@ -13,14 +14,13 @@ use std::task::Poll;
 use appserver_handler::{Detached, Environ, Error, Level, State};
 use bytes::{Buf, Bytes};
 use hyper::body::{Body, Incoming};
-use hyper::client::conn::http1::SendRequest;
 use hyper::ext::ReasonPhrase;
 use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Request, Response, Uri};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::fields;
-use crate::inlet::Inlet;
+use crate::inlet::{Inlet, Upload};
 use crate::pool::{Connection, Pool};
 
 /// Why there is no answer.
@@ -29,6 +29,8 @@ enum Failure {
     Bad(String),
     /// It does not answer in time.
     Late(&'static str),
+    /// The client does not send what it began to.
+    Spoilt(io::ErrorKind),
     /// The client has gone: nobody is left to be told.
     Gone,
 }
@@ -38,6 +40,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Bad(why) => f.write_str(why),
             Self::Late(what) => write!(f, "the origin did not {what} in time"),
+            Self::Spoilt(kind) => write!(f, "the request's body did not arrive: {kind}"),
             Self::Gone => f.write_str("the client has gone"),
         }
     }
@@ -46,7 +49,8 @@ impl fmt::Display for Failure {
 /// Serves one request.
 pub async fn run(pool: Rc<Pool>, environ: Environ, response: Detached) {
     let environ = Rc::new(environ);
-    let (sender, answer) = match unless_gone(&response, ask(&pool, &environ)).await {
+    let upload = Rc::new(Upload::new());
+    let (connection, answer) = match unless_gone(&response, ask(&pool, &environ, &upload)).await {
         Ok(asked) => asked,
         Err(failure) => return refuse(response, &failure),
     };
@@ -57,9 +61,12 @@ pub async fn run(pool: Rc<Pool>, environ: Environ, response: Detached) {
     if response.start(&status, &fields::of_answer(&head.headers)).is_err() {
         return refuse(response, &Failure::Bad("the origin's head cannot be passed on".into()));
     }
-    match relay(&pool, &response, body).await {
+    match relay(&pool, &response, &upload, body).await {
         Ok(()) => {
-            pool.keep(sender);
+            // An origin that has answered without the end of the question gets no other over the same connection.
+            if upload.is_over() {
+                pool.keep(connection);
+            }
             let _ = response.finish();
         }
         Err(Failure::Gone) => {
@@ -73,28 +80,54 @@ pub async fn run(pool: Rc<Pool>, environ: Environ, response: Detached) {
 }
 
 /// The head of the answer, and the connection it comes on.
-async fn ask(pool: &Pool, environ: &Rc<Environ>) -> Result<(SendRequest<Inlet>, Response<Incoming>), Failure> {
+async fn ask(
+    pool: &Pool,
+    environ: &Rc<Environ>,
+    upload: &Rc<Upload>,
+) -> Result<(Connection, Response<Incoming>), Failure> {
     let mut connection = match pool.take() {
         Some(connection) => connection,
         None => open(pool).await?,
     };
-    let mut request = request(pool, environ)?;
+    let mut request = request(pool, environ, upload)?;
     loop {
-        let Connection { mut sender, used } = connection;
+        let used = connection.used;
         let again = request.body().is_empty() && request.method().is_idempotent();
-        let asked = timeout(pool.settings.answer, sender.try_send_request(request)).await;
+        let asked = in_time(pool, upload, "answer", connection.sender.try_send_request(request)).await?;
         let mut refused = match asked {
-            Ok(Ok(answer)) => return Ok((sender, answer)),
-            Ok(Err(refused)) => refused,
-            Err(_) => return Err(Failure::Late("answer")),
+            Ok(answer) => return Ok((connection, answer)),
+            Err(refused) => refused,
         };
+        if let Some(kind) = upload.spoilt() {
+            return Err(Failure::Spoilt(kind));
+        }
         // An idle connection may have been closed as it was used: what was not sent, or may be sent twice, is sent anew.
         request = match refused.take_message() {
             Some(unsent) if used => unsent,
-            None if used && again => self::request(pool, environ)?,
+            None if used && again => self::request(pool, environ, upload)?,
             _ => return Err(Failure::Bad(format!("the origin broke off: {}", refused.error()))),
         };
         connection = open(pool).await?;
+    }
+}
+
+/// What `work` gives, if the origin does not keep silent for too long.
+async fn in_time<T>(
+    pool: &Pool,
+    upload: &Upload,
+    what: &'static str,
+    work: impl Future<Output = T>,
+) -> Result<T, Failure> {
+    let began = Instant::now();
+    let mut work = pin!(work);
+    loop {
+        let deadline = upload.deadline(began, pool.settings.answer);
+        if let Ok(done) = timeout_at(deadline, work.as_mut()).await {
+            return Ok(done);
+        }
+        if upload.deadline(began, pool.settings.answer) <= Instant::now() {
+            return Err(Failure::Late(what));
+        }
     }
 }
 
@@ -105,8 +138,8 @@ async fn open(pool: &Pool) -> Result<Connection, Failure> {
     })
 }
 
-fn request(pool: &Pool, environ: &Rc<Environ>) -> Result<Request<Inlet>, Failure> {
-    let mut request = Request::new(Inlet::of(environ));
+fn request(pool: &Pool, environ: &Rc<Environ>, upload: &Rc<Upload>) -> Result<Request<Inlet>, Failure> {
+    let mut request = Request::new(Inlet::of(environ, upload));
     *request.method_mut() =
         Method::from_bytes(environ.method()).map_err(|_| Failure::Bad("the method cannot be passed on".into()))?;
     *request.uri_mut() = target(environ.target(), &pool.settings.base);
@@ -114,7 +147,7 @@ fn request(pool: &Pool, environ: &Rc<Environ>) -> Result<Request<Inlet>, Failure
     Ok(request)
 }
 
-/// The target in origin form, byte for byte; what no URI can hold is percent-encoded.
+/// The target in origin form, byte for byte; a byte that no URI can hold is percent-encoded.
 fn target(raw: &[u8], base: &str) -> Uri {
     // An absolute target names a host; that is in Host already.
     let after_scheme = raw
@@ -137,29 +170,42 @@ fn target(raw: &[u8], base: &str) -> Uri {
     } else {
         [base.as_bytes(), raw].concat()
     };
-    let path = PathAndQuery::try_from(whole.as_slice()).or_else(|_| {
-        let mut plain = String::with_capacity(whole.len());
+    let path = exact(&whole).or_else(|| {
+        let mut plain = Vec::with_capacity(whole.len());
+        let mut part: &[u8] = b"/";
         for byte in whole {
-            match byte {
-                b'%' | b'/' | b'?' | b'&' | b'=' => plain.push(char::from(byte)),
-                _ if byte.is_ascii_alphanumeric() || b"-._~!$'()*+,;:@".contains(&byte) => plain.push(char::from(byte)),
-                _ => plain.push_str(&format!("%{byte:02X}")),
+            if byte.is_ascii() && exact(&[part, &[byte]].concat()).is_some() {
+                plain.push(byte);
+            } else {
+                plain.extend_from_slice(format!("%{byte:02X}").as_bytes());
+            }
+            if byte == b'?' {
+                part = b"/?";
             }
         }
-        PathAndQuery::try_from(plain)
+        exact(&plain)
     });
     path.map(Uri::from).unwrap_or_default()
 }
 
+/// These very bytes, if a URI can hold them; a fragment would be cut off.
+fn exact(bytes: &[u8]) -> Option<PathAndQuery> {
+    let path = PathAndQuery::try_from(bytes).ok();
+    path.filter(|path| path.as_str().len() == bytes.len())
+}
+
 /// Passes the body on, as fast as the client reads.
-async fn relay(pool: &Pool, response: &Detached, mut body: Incoming) -> Result<(), Failure> {
+async fn relay(pool: &Pool, response: &Detached, upload: &Upload, mut body: Incoming) -> Result<(), Failure> {
     loop {
-        let next = timeout(pool.settings.answer, poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)));
-        let next = async { next.await.map_err(|_| Failure::Late("go on")) };
+        let next = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
+        let next = in_time(pool, upload, "go on", next);
         let Some(frame) = unless_gone(response, next).await? else {
             return Ok(());
         };
-        let frame = frame.map_err(|error| Failure::Bad(format!("the origin broke off its answer: {error}")))?;
+        let frame = frame.map_err(|error| match upload.spoilt() {
+            Some(kind) => Failure::Spoilt(kind),
+            None => Failure::Bad(format!("the origin broke off its answer: {error}")),
+        })?;
         match frame.into_data() {
             Ok(piece) => write(response, piece).await?,
             Err(frame) => {
@@ -203,14 +249,30 @@ async fn unless_gone<T>(response: &Detached, work: impl Future<Output = Result<T
 
 /// Nothing has been sent yet: an honest status.
 fn refuse(response: Detached, failure: &Failure) {
+    // Whoever leaves breaks off a body, too.
+    let failure = if response.state() == State::Gone {
+        &Failure::Gone
+    } else {
+        failure
+    };
     let (status, text) = match failure {
         Failure::Bad(_) => ("502 Bad Gateway", "The origin did not answer.\n"),
         Failure::Late(_) => ("504 Gateway Timeout", "The origin did not answer in time.\n"),
+        Failure::Spoilt(io::ErrorKind::FileTooLarge) => {
+            ("413 Content Too Large", "The body of the request is too large.\n")
+        }
+        Failure::Spoilt(io::ErrorKind::TimedOut) => (
+            "408 Request Timeout",
+            "The body of the request did not arrive in time.\n",
+        ),
+        Failure::Spoilt(_) => ("400 Bad Request", "The body of the request did not arrive.\n"),
         // Nobody reads it but the access log (nginx's number for the same).
         Failure::Gone => ("499 Client Closed Request", ""),
     };
-    if !matches!(failure, Failure::Gone) {
-        response.log(Level::Error, failure);
+    match failure {
+        Failure::Bad(_) | Failure::Late(_) => response.log(Level::Error, failure),
+        Failure::Spoilt(_) => response.log(Level::Info, failure),
+        Failure::Gone => {}
     }
     let length = text.len().to_string();
     let fields = [("Content-Type", "text/plain"), ("Content-Length", length.as_str())];

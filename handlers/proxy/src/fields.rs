@@ -22,6 +22,16 @@ const HOP_BY_HOP: [&str; 9] = [
     "expect",
 ];
 
+/// What a proxy says of the client's wish. The client's own word of it is not passed on: the origin believes this proxy, and the cache would
+/// give what one client made the origin say to all. Whom the server trusts it has heard already (`[proxy] trusted`): Host and scheme are theirs.
+const OWN: [&str; 5] = [
+    "forwarded",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-proto",
+];
+
 /// The names that stand in Connection.
 fn listed<'a>(values: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
     let members = values.flat_map(|value| value.split(|byte| *byte == b','));
@@ -45,7 +55,7 @@ pub fn of_request(environ: &Environ, settings: &Settings) -> HeaderMap {
         let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) else {
             continue;
         };
-        if goes_on(name.as_str(), &listed) {
+        if goes_on(name.as_str(), &listed) && !OWN.contains(&name.as_str()) {
             fields.append(name, value);
         }
     }
@@ -65,7 +75,7 @@ pub fn of_request(environ: &Environ, settings: &Settings) -> HeaderMap {
         ("x-forwarded-proto", told("wsgi.url_scheme")),
         ("x-forwarded-host", host),
     ] {
-        if let (Some(value), false) = (value, fields.contains_key(name)) {
+        if let Some(value) = value {
             fields.insert(HeaderName::from_static(name), value);
         }
     }
@@ -77,7 +87,5 @@ pub fn of_request(environ: &Environ, settings: &Settings) -> HeaderMap {
 pub fn of_answer(fields: &HeaderMap) -> Vec<(&str, &[u8])> {
     let listed = listed(fields.get_all("connection").iter().map(HeaderValue::as_bytes));
     let pairs = fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-    pairs
-        .filter(|(name, _)| goes_on(name, &listed) && *name != "trailer")
-        .collect()
+    pairs.filter(|(name, _)| goes_on(name, &listed)).collect()
 }

@@ -1,35 +1,51 @@
 //! Connections to the origin: those that are idle are used again, the last one first.
 //!
 //! Takes nothing; gives a connection that was open a moment ago, or a new one. Whether the origin has closed it meanwhile shows when it is used.
+//! Whoever drops a connection closes it at once, whatever is still on its way.
 #![forbid(unsafe_code)]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
-use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::task::spawn_local;
-use tokio::time::timeout;
+use tokio::task::{JoinHandle, spawn_local};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::inlet::Inlet;
 use crate::settings::Settings;
 
+/// Most fields of an answer's head: more than hyper's own hundred, for an application that sets many cookies.
+const MOST_FIELDS: usize = 500;
+
 /// See the module.
 pub struct Pool {
     pub settings: Settings,
-    idle: RefCell<Vec<(SendRequest<Inlet>, Instant)>>,
+    /// Those that wait, the last one at the end.
+    idle: RefCell<Vec<(Connection, Instant)>>,
+    /// Whether somebody closes those that wait for too long.
+    is_swept: Cell<bool>,
 }
 
 /// A connection, and whether it was used before.
 pub struct Connection {
     pub sender: SendRequest<Inlet>,
     pub used: bool,
+    _life: Life,
+}
+
+/// What drives a connection. hyper would go on with a body that the origin does not read, long after everybody has gone.
+struct Life(JoinHandle<()>);
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Pool {
@@ -37,16 +53,20 @@ impl Pool {
         Self {
             settings,
             idle: RefCell::default(),
+            is_swept: Cell::new(false),
         }
     }
 
     /// One that is idle.
     pub fn take(&self) -> Option<Connection> {
+        self.sweep();
         let mut idle = self.idle.borrow_mut();
-        idle.retain(|(sender, since)| !sender.is_closed() && since.elapsed() < self.settings.idle_time);
-        let at = idle.iter().rposition(|(sender, _)| sender.is_ready())?;
-        let (sender, _) = idle.remove(at);
-        Some(Connection { sender, used: true })
+        let at = idle.iter().rposition(|(connection, _)| connection.sender.is_ready())?;
+        let (connection, _) = idle.remove(at);
+        Some(Connection {
+            used: true,
+            ..connection
+        })
     }
 
     /// A new one.
@@ -59,24 +79,56 @@ impl Pool {
             .await
             .map_err(late)??;
         stream.set_nodelay(true)?;
-        let (sender, connection) = handshake(Wire(stream)).await.map_err(io::Error::other)?;
-        spawn_local(async {
+        let (sender, connection) = Builder::new()
+            .max_headers(MOST_FIELDS)
+            .handshake(Wire(stream))
+            .await
+            .map_err(io::Error::other)?;
+        let life = spawn_local(async {
             // What ends it is told to the exchange that is under way on it, if there is one.
             let _ = connection.await;
         });
-        Ok(Connection { sender, used: false })
+        Ok(Connection {
+            sender,
+            used: false,
+            _life: Life(life),
+        })
     }
 
     /// Takes one back once its exchange is over on both sides.
-    pub fn keep(self: Rc<Self>, mut sender: SendRequest<Inlet>) {
+    pub fn keep(self: Rc<Self>, mut connection: Connection) {
         spawn_local(async move {
-            if sender.ready().await.is_ok() {
+            if connection.sender.ready().await.is_err() {
+                return;
+            }
+            self.sweep();
+            {
                 let mut idle = self.idle.borrow_mut();
-                if idle.len() < self.settings.idle {
-                    idle.push((sender, Instant::now()));
+                if idle.len() >= self.settings.idle {
+                    return;
                 }
+                idle.push((connection, Instant::now()));
+            }
+            if !self.is_swept.replace(true) {
+                while let Some(end) = self.next_end() {
+                    sleep_until(end).await;
+                    self.sweep();
+                }
+                self.is_swept.set(false);
             }
         });
+    }
+
+    /// When the one that has waited longest is to be closed.
+    fn next_end(&self) -> Option<Instant> {
+        let idle = self.idle.borrow();
+        idle.first().map(|(_, since)| *since + self.settings.idle_time)
+    }
+
+    /// Closes those that have waited for too long, and forgets those that the origin has closed.
+    fn sweep(&self) {
+        let mut idle = self.idle.borrow_mut();
+        idle.retain(|(connection, since)| !connection.sender.is_closed() && since.elapsed() < self.settings.idle_time);
     }
 }
 

@@ -19,7 +19,8 @@ pub struct Settings {
     pub own_host: bool,
     /// Until there is a connection (1s).
     pub connect: Duration,
-    /// Until the head of the answer, and from each piece of it to the next (50s: less than the server's own `timeouts.request`).
+    /// Until the head of the answer, and from each piece of it to the next (50s: less than the server's own `timeouts.request`). Time in which
+    /// the client is to send more of its request does not count.
     pub answer: Duration,
     /// Most connections that are kept open while nothing is asked over them (32).
     pub idle: usize,
