@@ -39,7 +39,7 @@ use std::time::Duration;
 
 use crate::scoreboard::CacheCounters;
 use crate::sys::fd::EventFd;
-use crate::sys::time;
+use crate::sys::{shm, time};
 use making::BELLS;
 pub use purge::Purge;
 use record::{Draft, Entry, Kind};
@@ -59,6 +59,8 @@ pub struct Cache {
     /// Until when each shard is left alone (ms, CLOCK_MONOTONIC); of this process.
     stuck: Vec<AtomicU64>,
     bells: Vec<EventFd>,
+    /// Whether an earlier master made it, whose workers may serve from it still.
+    adopted: bool,
     counters: OnceLock<&'static CacheCounters>,
 }
 
@@ -88,7 +90,7 @@ impl Cache {
     pub fn create(size: u64, max_entry: u64) -> io::Result<Self> {
         let segment = Segment::create(size, max_entry, seed())?;
         let bells = (0..BELLS).map(|_| EventFd::new()).collect::<io::Result<_>>()?;
-        Ok(Self::over(segment, bells))
+        Ok(Self::over(segment, bells, false))
     }
 
     /// The one that an earlier master made, if it is of this size and this version; else None.
@@ -99,16 +101,17 @@ impl Cache {
         let segment = Segment::open(fd, size, max_entry)?;
         Ok(segment
             .filter(|_| bells.len() == BELLS)
-            .map(|segment| Self::over(segment, bells)))
+            .map(|segment| Self::over(segment, bells, true)))
     }
 
-    fn over(segment: Segment, bells: Vec<EventFd>) -> Self {
+    fn over(segment: Segment, bells: Vec<EventFd>, adopted: bool) -> Self {
         let shards: Vec<Shard> = segment.plans.iter().map(|plan| Shard::over(*plan)).collect();
         Self {
             stuck: shards.iter().map(|_| AtomicU64::new(0)).collect(),
             segment,
             shards,
             bells,
+            adopted,
             counters: OnceLock::new(),
         }
     }
@@ -131,6 +134,18 @@ impl Cache {
     /// Most bytes of an entry.
     pub fn max_entry(&self) -> u64 {
         self.segment.max_entry
+    }
+
+    /// Gives the memory back to the kernel: of all whom this master knows, nobody uses it any more. What an earlier master made stays
+    /// as it is.
+    ///
+    /// # Errors
+    /// The kernel does not take it.
+    pub fn release(&self) -> io::Result<()> {
+        if self.adopted {
+            return Ok(());
+        }
+        shm::clear(&self.segment.fd, self.segment.size)
     }
 
     /// Counts what this process does from now on.

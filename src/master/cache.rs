@@ -5,6 +5,8 @@
 //! the master looks into it only to tell how full it is.
 #![forbid(unsafe_code)]
 
+use std::fs;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,20 +15,21 @@ use super::Master;
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::config::cache::Cache as Wanted;
+use crate::generation::Generation;
 use crate::scoreboard::Fact;
 use crate::sys::fd::EventFd;
-use crate::sys::process::{self, Pid};
+use crate::sys::process::{self, Outcome, Pid};
 use crate::sys::title;
 
 /// How often it is told how full the cache is (ns).
 const TELL: u64 = 1_000_000_000;
 
 impl Master {
-    /// The cache for a generation: the one there is, if it is as that one wants it.
-    pub(super) fn cache_for(&mut self, config: &Config) -> Option<Arc<Cache>> {
+    /// The cache for a generation: the one there is, if it is as that one wants it. Which one that is changes only once that generation
+    /// serves.
+    pub(super) fn cache_for(&self, config: &Config) -> Option<Arc<Cache>> {
         let wanted = &config.cache;
         if !wanted.enabled {
-            self.cache = None;
             return None;
         }
         if let Some(cache) = self.cache.as_ref().filter(|cache| fits(cache, wanted)) {
@@ -35,21 +38,62 @@ impl Master {
         if self.cache.is_some() {
             tracing::info!("the cache starts empty: its size has changed");
         }
-        match Cache::create(wanted.size, wanted.max_entry) {
-            Ok(cache) => {
-                self.cache = Some(Arc::new(cache));
-                self.fill_cache(wanted);
-            }
-            Err(error) => {
-                // Serving without it is slower; not serving is worse.
-                tracing::error!("there is no cache: its memory cannot be had: {error}");
-                self.cache = None;
-            }
-        }
-        self.cache.clone()
+        // Serving without it is slower; not serving is worse.
+        Cache::create(wanted.size, wanted.max_entry)
+            .inspect_err(|error| tracing::error!("there is no cache: its memory cannot be had: {error}"))
+            .map(Arc::new)
+            .ok()
     }
 
-    /// Has a child read what was stored: workers need not wait for that.
+    /// The first generation of this master has its cache.
+    pub(super) fn begin_cache(&mut self, first: &Generation) {
+        let before = std::mem::replace(&mut self.cache, first.cache.clone());
+        self.leave_cache(before);
+        // Later, what was stored is older than the purges since.
+        if first.number == 1 {
+            self.fill_cache(&first.config.cache);
+        }
+    }
+
+    /// A generation is over; its cache is, too, if no other one has it.
+    pub(super) fn leave_cache(&mut self, cache: Option<Arc<Cache>>) {
+        // Whoever asks now is told of the one there is now.
+        self.cache_told = 0;
+        let Some(cache) = cache else { return };
+        if !self.cache.iter().any(|other| Arc::ptr_eq(other, &cache)) {
+            self.idle_caches.push(cache);
+        }
+    }
+
+    /// All that somebody serves from: while one generation follows another there can be two.
+    pub(super) fn caches(&self) -> Vec<Arc<Cache>> {
+        let mut caches: Vec<Arc<Cache>> = self.cache.iter().cloned().collect();
+        for cache in self.workers.iter().filter_map(|worker| worker.cache.as_ref()) {
+            if !caches.iter().any(|other| Arc::ptr_eq(other, cache)) {
+                caches.push(cache.clone());
+            }
+        }
+        caches
+    }
+
+    /// Gives back the memory of those that nobody serves from any more.
+    fn release_caches(&mut self) {
+        // Those who read or purge may have begun while it was in use.
+        if self.cache_reader.is_some() || !self.purges.is_empty() {
+            return;
+        }
+        let workers = &self.workers;
+        self.idle_caches.retain(|cache| {
+            let mut used = workers.iter().filter_map(|worker| worker.cache.as_ref());
+            let is_used = used.any(|other| Arc::ptr_eq(other, cache));
+            if !is_used && let Err(error) = cache.release() {
+                tracing::warn!("the memory of a cache that is out of use cannot be given back: {error}");
+            }
+            is_used
+        });
+    }
+
+    /// Has a child read what was stored; workers start when it has.
     fn fill_cache(&mut self, wanted: &Wanted) {
         let (Some(cache), Some(path)) = (self.cache.clone(), wanted.store.clone()) else {
             return;
@@ -58,16 +102,41 @@ impl Master {
         let born = process::fork(|mask| {
             self.forget();
             let _ = title::set("appserver: cache");
-            if process::kill_when_parent_ends(master).unwrap_or(false) {
-                drop(mask);
-                read(&cache, &path);
-            }
-            0
+            let lives = process::kill_when_parent_ends(master).unwrap_or(false);
+            drop(mask);
+            i32::from(!(lives && read(&cache, &path)))
         });
         match born {
             Ok(pid) => self.cache_reader = Some(pid),
             Err(error) => tracing::warn!("the stored cache is not read: no process for it: {error}"),
         }
+    }
+
+    /// Whether this child was the one that read what was stored.
+    pub(super) fn cache_reader_ended(&mut self, pid: Pid, outcome: Outcome) -> bool {
+        if self.cache_reader.take_if(|reader| *reader == pid).is_none() {
+            return false;
+        }
+        let store = self
+            .current
+            .as_ref()
+            .and_then(|current| current.config.cache.store.as_ref());
+        match (outcome, store) {
+            // After a crash it would bring back what will have been purged or replaced by then.
+            (Outcome::Exited(0), Some(path)) => match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(
+                        "the stored cache {} was read and cannot be removed: {error}",
+                        path.display()
+                    );
+                }
+                _ => {}
+            },
+            // It has said why it did not take it.
+            (Outcome::Exited(_), _) => {}
+            (outcome, _) => tracing::warn!("the process that read the stored cache {}", outcome.told()),
+        }
+        true
     }
 
     /// The last thing that a stop does: nobody changes the cache any more, and nobody waits for the master.
@@ -89,8 +158,7 @@ impl Master {
 
     /// A process has ended: what it was making for others is given up.
     pub(super) fn free_waiting(&mut self, pid: Pid) {
-        self.cache_reader.take_if(|reader| *reader == pid);
-        if let Some(cache) = &self.cache {
+        for cache in self.caches() {
             cache.bury(pid.as_raw().cast_unsigned());
         }
     }
@@ -101,6 +169,7 @@ impl Master {
             return;
         }
         self.cache_told = now;
+        self.release_caches();
         let usage = self.cache.as_ref().map(|cache| cache.usage()).unwrap_or_default();
         let house = self.board.house();
         house.set(Fact::CacheBytes, usage.bytes);
@@ -109,12 +178,17 @@ impl Master {
     }
 }
 
-fn read(cache: &Cache, path: &Path) {
+/// True when the file is of no use any more.
+fn read(cache: &Cache, path: &Path) -> bool {
     match cache.load(path) {
         Ok(Some(count)) => tracing::info!("{count} entries of the cache taken back from {}", path.display()),
         Ok(None) => {}
-        Err(error) => tracing::warn!("{error}"),
+        Err(error) => {
+            tracing::warn!("{error}");
+            return false;
+        }
     }
+    true
 }
 
 /// Whether a cache is of the size that is wanted.

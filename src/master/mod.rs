@@ -117,8 +117,10 @@ pub struct Master {
     current: Option<Rc<Generation>>,
     /// The one before, for a rollback.
     previous: Option<Rc<Generation>>,
-    /// The cache that workers share.
+    /// The cache of the generation that serves.
     cache: Option<Arc<Cache>>,
+    /// Caches of others, whose memory is given back when the last worker that serves from them has ended.
+    idle_caches: Vec<Arc<Cache>>,
     /// Who reads what was stored of it.
     cache_reader: Option<Pid>,
     /// What is being thrown out of it.

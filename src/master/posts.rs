@@ -60,6 +60,10 @@ impl Master {
 
     /// The posts at which a worker is to be started: vacant ones, and as many outdated ones as may have a successor.
     fn due(&self, target: &Generation) -> Vec<usize> {
+        // What a worker deletes must not come back from the file.
+        if self.cache_reader.is_some() {
+            return Vec::new();
+        }
         let posts = self.workers.posts(self.wanted);
         let starting = posts
             .iter()

@@ -30,9 +30,14 @@ pub struct Purging {
 impl Master {
     /// Begins one; the reply, if it is known already.
     pub(super) fn purge(&mut self, target: &Target, ticket: Ticket) -> Option<Reply> {
-        if self.cache.is_none() {
+        if self.caches().is_empty() {
             return Some(Reply::refused(
                 "there is no cache: it is enabled by `enabled = true` under [cache], and a reload",
+            ));
+        }
+        if self.cache_reader.is_some() {
+            return Some(Reply::refused(
+                "what was stored is still being read; try again when workers are ready",
             ));
         }
         if self.purges.len() >= MOST {
@@ -57,7 +62,7 @@ impl Master {
     }
 
     fn begin_purge(&mut self, meant: &Purge) -> io::Result<(Pid, File)> {
-        let cache = self.cache.clone().ok_or(io::ErrorKind::NotFound)?;
+        let caches = self.caches();
         let mut count = shm::scratch("appserver-purge")?;
         let master = self.pid;
         let pid = process::fork(|mask| {
@@ -65,8 +70,11 @@ impl Master {
             let _ = title::set("appserver: purge");
             let lives = process::kill_when_parent_ends(master).unwrap_or(false);
             drop(mask);
-            let told = lives && count.write_all(&cache.purge(meant).to_le_bytes()).is_ok();
-            i32::from(!told)
+            if !lives {
+                return 1;
+            }
+            let gone: u64 = caches.iter().map(|cache| cache.purge(meant)).sum();
+            i32::from(count.write_all(&gone.to_le_bytes()).is_err())
         })?;
         Ok((pid, count))
     }

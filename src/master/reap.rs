@@ -23,6 +23,7 @@ impl Master {
                         || self.autopsy_ended(pid, outcome)
                         || self.monitor_ended(pid, outcome)
                         || self.purge_ended(pid, outcome)
+                        || self.cache_reader_ended(pid, outcome)
                         || self.successor_ended(pid, outcome);
                     let peak_memory = process::reap(pid);
                     self.free_waiting(pid);

@@ -223,6 +223,7 @@ impl Master {
         });
         let Some(current) = &self.current else {
             self.change = Change::None;
+            self.begin_cache(&to);
             self.current = Some(to);
             self.go_on();
             return;
@@ -254,6 +255,8 @@ impl Master {
         };
         self.workers.forgive();
         self.previous = self.current.replace(roll.to.clone());
+        let cache_before = std::mem::replace(&mut self.cache, roll.to.cache.clone());
+        self.leave_cache(cache_before);
         let doors_shut = self.shut_doors_but(&roll.to);
         self.show_title();
         self.tell_done(roll.asked, roll.to.number);
@@ -270,6 +273,7 @@ impl Master {
                 if !roll.scaled {
                     self.wanted = roll.wanted_before;
                 }
+                self.leave_cache(roll.to.cache.clone());
                 (roll.asked, None)
             }
         };

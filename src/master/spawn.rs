@@ -87,6 +87,7 @@ impl Master {
                     post,
                     pid,
                     generation: generation.number,
+                    cache: generation.cache.clone(),
                     images: generation.images.clone(),
                     commands,
                     ready_since: None,
@@ -151,6 +152,9 @@ impl Master {
         self.change = Change::None;
         self.current = None;
         self.previous = None;
+        self.cache = None;
+        self.idle_caches.clear();
+        self.purges.clear();
         self.upgrade.forget();
         self.doors.clear();
         self.shut.clear();

@@ -209,6 +209,7 @@ impl Master {
             current: None,
             previous: None,
             cache,
+            idle_caches: Vec::new(),
             cache_reader: None,
             purges: Vec::new(),
             cache_told: 0,

@@ -5,11 +5,13 @@
 #![forbid(unsafe_code)]
 
 use super::backoff::Backoff;
+use crate::cache::Cache;
 use crate::handler::image::Image;
 use crate::scoreboard::{Slot, Tally};
 use crate::sys::boot::BootReceiver;
 use crate::sys::fd::EventFd;
 use crate::sys::process::Pid;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// One worker process, until it is reaped.
@@ -23,6 +25,8 @@ pub struct Worker {
     pub pid: Pid,
     /// The generation it serves.
     pub generation: u64,
+    /// The cache it serves from.
+    pub cache: Option<Arc<Cache>>,
     /// The modules it has loaded, for the names of its stack.
     pub images: Vec<Image>,
     /// Wakes it to look at its commands.
@@ -247,6 +251,7 @@ mod tests {
             post,
             pid: Pid::from_raw(pid),
             generation,
+            cache: None,
             images: Vec::new(),
             commands,
             ready_since: None,

@@ -5,7 +5,7 @@
 //! may be put in: whoever dies at any instruction leaves atomics that the others can still read.
 #![allow(unsafe_code)]
 
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap};
 use std::ffi::CString;
@@ -58,6 +58,13 @@ pub fn open(fd: OwnedFd, count: usize) -> io::Result<Option<Shared>> {
         return Ok(None);
     }
     map(file.into(), len).map(Some)
+}
+
+/// Gives the pages of `len` bytes back: mappings of them are left, and read zero (fallocate(2), FALLOC_FL_PUNCH_HOLE).
+pub fn clear(fd: &OwnedFd, len: u64) -> io::Result<()> {
+    let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    let len = libc::off_t::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
+    Ok(fallocate(fd, mode, 0, len)?)
 }
 
 fn map(fd: OwnedFd, len: NonZeroUsize) -> io::Result<Shared> {
