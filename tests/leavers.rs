@@ -117,12 +117,12 @@ fn who_has_shut_its_side_gets_every_kind_of_answer_whole() {
 fn a_detached_response_is_told_that_its_client_is_gone() {
     let server = lab();
     let mut client = server.client();
-    send(&mut client, "GET /detach?ms=700 HTTP/1.1", "", "");
-    until("it is under way", || client.taken().then_some(()));
+    send(&mut client, "GET /detach?ms=700&tell=1 HTTP/1.1", "", "");
+    server.wait_for_log("the lab has detached its response");
     client.reset();
     let told = server.wait_for_log("/detach: ");
     assert!(told.contains("gone"), "{told}");
-    let line = line(&server, "/detach?ms=700");
+    let line = line(&server, "/detach?ms=700&tell=1");
     assert!(line.contains("\"outcome\":\"aborted\""), "{line}");
 }
 

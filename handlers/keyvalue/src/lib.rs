@@ -1,13 +1,15 @@
 //! What the shared cache is for, one recipe a path: cache-aside, a lock against stampedes, write-through, a limit of visits.
 //!
 //! Takes requests; gives pages whose making is slow on purpose. It needs `[cache] enabled = true`. Whatever lies in the cache can vanish at any
-//! time, so every recipe works without it too, only slower.
+//! time, and a write is turned away while another process holds that part of it ([`Error::Busy`]), so every recipe works without it too, only
+//! slower.
 
 #![allow(
     clippy::disallowed_methods,
     reason = "a page that takes its time to be made, and one who waits for it"
 )]
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -19,8 +21,13 @@ const VISITS: i64 = 100;
 
 /// What the cache saves: a query, a template, a call of another service.
 fn slow_page(name: &str) -> String {
+    static MADE: AtomicU64 = AtomicU64::new(0);
     sleep(Duration::from_millis(100));
-    format!("the page {name}, made by process {}\n", std::process::id())
+    let number = MADE.fetch_add(1, Ordering::Relaxed) + 1;
+    format!(
+        "the page {name}, number {number} that process {} has made\n",
+        std::process::id()
+    )
 }
 
 /// Cache-aside: what is there is used, what is not is made and kept.
@@ -29,7 +36,8 @@ fn cached(pages: &KeyValue, name: &str) -> Result<Vec<u8>, Error> {
         return Ok(page);
     }
     let page = slow_page(name);
-    pages.set(name, &page, MINUTE)?;
+    // Nobody is refused a page because it could not be kept.
+    let _ = pages.set(name, &page, MINUTE);
     Ok(page.into())
 }
 
@@ -40,9 +48,9 @@ fn cached_once(pages: &KeyValue, name: &str) -> Result<Vec<u8>, Error> {
             return Ok(page);
         }
         // A lock with an end of its own: whoever holds it may die.
-        if pages.add(format!("{name}.lock"), "", Some(Duration::from_secs(1)))? {
+        if pages.add(format!("{name}.lock"), "", Some(Duration::from_secs(1))) == Ok(true) {
             let page = cached(pages, name);
-            pages.delete(format!("{name}.lock"))?;
+            let _ = pages.delete(format!("{name}.lock"));
             return page;
         }
         sleep(Duration::from_millis(10));
@@ -50,10 +58,10 @@ fn cached_once(pages: &KeyValue, name: &str) -> Result<Vec<u8>, Error> {
     Ok(slow_page(name).into())
 }
 
-/// Write-through: what is written to the store is what the cache says from then on.
+/// Write-through: what is written to the store is what the cache says from then on, or nothing, so that the store is asked.
 fn save(notes: &KeyValue, key: &str, text: &[u8]) -> Result<(), Error> {
     std::fs::write(note_file(key), text).map_err(|_| Error::Failed)?;
-    notes.set(key, text, MINUTE)
+    notes.set(key, text, MINUTE).or_else(|_| notes.delete(key).map(drop))
 }
 
 fn note(notes: &KeyValue, key: &str) -> Result<Option<Vec<u8>>, Error> {
@@ -62,7 +70,7 @@ fn note(notes: &KeyValue, key: &str) -> Result<Option<Vec<u8>>, Error> {
     }
     let text = std::fs::read(note_file(key)).ok();
     if let Some(text) = &text {
-        notes.set(key, text, MINUTE)?;
+        let _ = notes.set(key, text, MINUTE);
     }
     Ok(text)
 }
@@ -77,15 +85,16 @@ fn page(environ: &Environ) -> Result<(&'static str, Vec<u8>), Error> {
     let cache = |name| environ.cache(name).ok_or(Error::Unsupported);
     let client = environ.get_lossy("REMOTE_ADDR");
     // One window of a minute for each client, counted by all workers together.
-    let visits = cache("visits")?.incr(format!("from {client}"), 1, MINUTE)?;
-    if visits > VISITS {
+    // One that cannot be counted now is let in.
+    let visits = cache("visits")?.incr(format!("from {client}"), 1, MINUTE);
+    if visits.is_ok_and(|visits| visits > VISITS) {
         return Ok(("429 Too Many Requests", b"come back in a minute\n".to_vec()));
     }
     let path = environ.get_lossy("PATH_INFO");
     let done = |bytes| Ok(("200 OK", bytes));
     match (environ.get_lossy("REQUEST_METHOD").as_ref(), path.as_ref()) {
         ("GET", "/") => done(cached(&cache("pages")?, "front")?),
-        ("GET", "/busy") => done(cached_once(&cache("pages")?, "busy")?),
+        ("GET", name) if name.starts_with("/busy") => done(cached_once(&cache("pages")?, name)?),
         ("PUT", "/note") => {
             let text = environ.input().read_all(1 << 16).map_err(|_| Error::TooLarge)?;
             save(&cache("notes")?, "note", &text)?;

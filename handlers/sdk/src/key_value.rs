@@ -26,13 +26,13 @@ use crate::error::Error;
 /// if let Some(page) = pages.get("front")? { return Ok(page) }
 /// if !pages.add("front.lock", "", Some(Duration::from_secs(5)))? { /* another is at it: wait, or serve what is old */ }
 /// let page = compute();
-/// pages.set("front", &page, MINUTE)?;
+/// let _ = pages.set("front", &page, MINUTE); // kept or not, there is a page
 /// # Ok(page)
 /// # }
 /// ```
 ///
-/// Write-through: `store.write(id, &row)?; rows.set(id, &row, MINUTE)?;`. A limit of a hundred in a minute:
-/// `visits.incr(address, 1, MINUTE)? <= 100`.
+/// Write-through: `store.write(id, &row)?; rows.set(id, &row, MINUTE).or_else(|_| rows.delete(id).map(drop))?`. A limit of a hundred in a
+/// minute: `visits.incr(address, 1, MINUTE).is_ok_and(|visits| visits > 100)` is one too many.
 #[derive(Clone)]
 pub struct KeyValue {
     cache: CacheRef,

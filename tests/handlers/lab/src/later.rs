@@ -65,11 +65,14 @@ fn at_pace() -> String {
     if first { "inline\n" } else { "pool\n" }.to_owned()
 }
 
-/// `?ms=&fail=`: with `fail` the response is dropped unfinished.
-pub fn detach(_: &Lab, _: Environ, query: &Query, start_response: StartResponse) -> Body {
+/// `?ms=&fail=&tell=`: with `fail` the response is dropped unfinished; with `tell` the error log says when it is detached.
+pub fn detach(_: &Lab, environ: Environ, query: &Query, start_response: StartResponse) -> Body {
     let delay = Duration::from_millis(query.number("ms", 0));
     let fail = query.flag("fail");
     let response = start_response.detach();
+    if query.flag("tell") {
+        environ.log(Level::Info, "the lab has detached its response");
+    }
     thread::spawn(move || {
         thread::sleep(delay);
         if fail {
