@@ -22,6 +22,13 @@ pub fn children(pid: i32) -> Vec<i32> {
         .collect()
 }
 
+/// The workers among the children of a master. A child that is new shows its master's title, one that is at its end none; others check modules,
+/// watch or look after the cache.
+pub fn workers(master: i32) -> Vec<i32> {
+    let all = children(master).into_iter();
+    all.filter(|&pid| title(pid).starts_with("appserver: worker")).collect()
+}
+
 /// Children that have ended and were not reaped.
 pub fn zombies(pid: i32) -> Vec<i32> {
     all_children(pid)

@@ -23,13 +23,6 @@ use crate::support::wait::{self, PATIENCE, until};
 
 /// No process has this pid.
 const NOBODY: i32 = 0;
-/// Children of a master that are no workers.
-const APART: [&str; 3] = [
-    "appserver: monitor",
-    "appserver: module check",
-    "appserver: crash report",
-];
-
 /// A running server.
 pub struct Server {
     child: Child,
@@ -110,10 +103,7 @@ impl Server {
 
     /// The master's live workers.
     pub fn workers(&self) -> Vec<i32> {
-        let all = process::children(self.master()).into_iter();
-        // A child that has no title yet shows its master's.
-        all.filter(|&pid| !APART.iter().any(|title| process::title(pid).starts_with(title)))
-            .collect()
+        process::workers(self.master())
     }
 
     /// Memory of master and workers, shared pages counted once, in bytes.
