@@ -82,6 +82,11 @@ fn idle_connections_survive_upgrades() {
     }
 }
 
+/// Whether the old master has none but its workers, and has reaped who has ended.
+fn is_alone_with(ship: &Ship, workers: &[i32]) -> bool {
+    ship.workers() == workers && ship.master().is_some_and(|master| process::zombies(master).is_empty())
+}
+
 #[test]
 fn a_new_binary_that_is_none_leaves_the_old_one_serving() {
     let mut ship = Ship::start(&[], &config(2, "").replace("boot = \"5s\"", "boot = \"500ms\""));
@@ -99,7 +104,7 @@ fn a_new_binary_that_is_none_leaves_the_old_one_serving() {
         replace_by_text(ship.folder.path(), text);
         ship.signal(Signal::SIGUSR2);
         ship.wait_for_log(reason);
-        until("it has gone", || (ship.workers() == workers).then_some(()));
+        until("it has gone", || is_alone_with(&ship, &workers).then_some(()));
         assert_eq!(ship.master(), master, "the pidfile is as it was");
         ship.get("/");
     }
@@ -141,7 +146,7 @@ fn a_new_binary_that_cannot_start_here_says_why_and_leaves_the_old_one_serving()
         let log = ship.log();
         let said = log.split(line).last().unwrap();
         assert!(said.contains(reason), "{reason}:\n{log}");
-        until("it has gone", || (ship.workers() == workers).then_some(()));
+        until("it has gone", || is_alone_with(&ship, &workers).then_some(()));
         assert_eq!(ship.master(), master, "the pidfile is as it was");
         ship.get("/");
     }
