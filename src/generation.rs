@@ -12,6 +12,7 @@ use crate::scoreboard::{Scoreboard, Slot};
 use crate::sys::boot::BootSender;
 use crate::sys::fd::EventFd;
 use crate::sys::process::Pid;
+use std::fs::File;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -61,6 +62,8 @@ pub struct Seat {
     pub board: &'static Scoreboard,
     /// A service manager keeps the listeners open when master and workers are gone.
     pub kept: bool,
+    /// The access log as the master holds it open, for a worker that has to come even if it cannot open the file itself.
+    pub access: Option<File>,
 }
 
 /// All that the monitor is born with.

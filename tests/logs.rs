@@ -9,9 +9,9 @@ use std::io::{BufRead, BufReader};
 
 use nix::sys::signal::Signal;
 
-use crate::support::json;
 use crate::support::server::{Listen, Server};
 use crate::support::wait::until;
+use crate::support::{json, process};
 
 const KEYS: [&str; 16] = [
     "time",
@@ -176,7 +176,25 @@ fn a_pipe_as_log_that_nobody_reads_any_more_holds_nobody_up() {
     server.signal(Signal::SIGUSR1);
     server.signal(Signal::SIGTTIN);
     server.wait_for_workers("the master goes on", |pids| pids.len() == 3);
+    assert_eq!(server.get("/").status, 200);
     server.stop(Signal::SIGTERM);
+}
+
+#[test]
+fn a_worker_that_cannot_open_the_access_log_writes_to_the_file_that_is_open() {
+    let lab = Server::lab().workers(1).config("[log]\naccess = \"DIR/logs/access\"\n");
+    let [logs, moved] = ["logs", "moved"].map(|name| lab.folder().join(name));
+    std::fs::create_dir(&logs).unwrap();
+    let server = lab.start();
+    std::fs::rename(&logs, &moved).unwrap();
+    let old = server.workers()[0];
+    process::signal(old, Signal::SIGKILL);
+    server.wait_for_workers("a new worker", |pids| pids.len() == 1 && pids[0] != old);
+    assert_eq!(server.get("/?after").status, 200);
+    until("the line in the moved file", || {
+        server.read("moved/access").contains("/?after").then_some(())
+    });
+    server.wait_for_log("the file the master holds open stays in use");
 }
 
 #[test]

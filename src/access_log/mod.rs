@@ -74,16 +74,24 @@ enum Sink {
 }
 
 impl AccessLog {
-    /// Opens the log; `None` when there is to be none. `worker`, pid and generation stand in every JSON line.
+    /// Opens the log; `None` when there is to be none. `about` stands in every JSON line. A file that cannot be opened is replaced by
+    /// `spare`, if there is one.
     ///
     /// # Errors
     /// When the file cannot be opened.
-    pub fn open(log: &Log, held: &'static LogBuffer, worker: usize, generation: u64) -> io::Result<Option<Self>> {
+    pub fn open(log: &Log, held: &'static LogBuffer, about: String, spare: Option<File>) -> io::Result<Option<Self>> {
         let Some(target) = log.access.clone() else {
             return Ok(None);
         };
+        let sink = match (sink(&target), spare) {
+            (Err(error), Some(spare)) => {
+                tracing::error!("cannot open the access log, the file the master holds open stays in use: {error}");
+                Sink::File(spare)
+            }
+            (opened, _) => opened?,
+        };
         Ok(Some(Self {
-            sink: sink(&target)?,
+            sink,
             target,
             format: log.access_format,
             held,
@@ -91,7 +99,7 @@ impl AccessLog {
             out: Vec::new(),
             flushed: held.flushed_so_far(),
             clock: Clock::default(),
-            worker: about(worker, std::process::id(), generation),
+            worker: about,
         }))
     }
 

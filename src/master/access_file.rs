@@ -43,6 +43,11 @@ impl AccessFile {
         })
     }
 
+    /// The open file, for a worker that cannot open its own.
+    pub fn spare(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
     /// Opens it anew, after a rotation; keeps the old one when that fails.
     pub fn reopen(&mut self, workers: &Identity) {
         match Self::open(&self.target, self.format, workers) {

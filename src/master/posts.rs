@@ -87,6 +87,11 @@ impl Master {
         matches!(&self.change, Change::Rolling(roll) if roll.to.number == target.number)
     }
 
+    /// Whether this generation has not served yet, so that its failure leaves everything as it was.
+    pub(super) fn is_unproven(&self, generation: u64) -> bool {
+        self.change.is_rolling(generation) || !self.served || self.upgrade.heir.is_waiting()
+    }
+
     /// Lets go who is too much: beyond the number wanted, or on its way to a generation that was taken back.
     fn trim(&mut self) {
         let target = self.target().map_or(0, |target| target.number);
@@ -193,7 +198,7 @@ impl Master {
         }
         if self.change.is_rolling(generation) {
             self.refuse(reason);
-        } else if !self.served || self.upgrade.heir.is_waiting() {
+        } else if self.is_unproven(generation) {
             self.decline(reason, Exit::Module);
         } else {
             tracing::error!("a worker could not start: {with_worker}");

@@ -68,6 +68,12 @@ impl Master {
             master: self.pid,
             board: self.board,
             kept: self.manager.is_there(),
+            // One on trial is refused instead: who asked for it can mend that.
+            access: self
+                .access
+                .as_ref()
+                .filter(|_| !self.is_unproven(generation.number))
+                .and_then(|access| access.spare().ok()),
         };
         // In an Option, so that the child can close its copies although they live in this frame.
         let mut ours = Some((receiver, commands));

@@ -393,7 +393,7 @@ mod tests {
         };
         let board: &'static Scoreboard = Scoreboard::create().unwrap();
         let handover = Arc::new(Handover::new().unwrap());
-        let worker = super::super::prepare(1, board.claim(1).unwrap(), &generation, &handover).unwrap();
+        let worker = super::super::prepare(1, board.claim(1).unwrap(), &generation, &handover, None).unwrap();
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build_local(LocalOptions::default())

@@ -26,6 +26,7 @@ mod watchdog;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -35,7 +36,7 @@ use std::time::Instant;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::Notify;
 
-use crate::access_log::AccessLog;
+use crate::access_log::{self, AccessLog};
 use crate::config::{Config, Limits};
 use crate::exit::Exit;
 use crate::gateway::{Call, Mount};
@@ -118,13 +119,14 @@ pub fn run(seat: Seat) -> Exit {
         master,
         board,
         kept,
+        access,
     } = seat;
     // Before any code of a module: what crashes at its start is recorded too.
     if let Err(error) = fault::install(slot.fault()) {
         tracing::warn!("a crash of this worker will be reported without its stack: {error}");
     }
     let listeners = generation.listeners.clone();
-    let prepared = prepare(number, slot, &generation, &handover).and_then(|worker| {
+    let prepared = prepare(number, slot, &generation, &handover, access).and_then(|worker| {
         // tokio's own threads are never needed: files are sent by the kernel and names are not resolved here.
         let runtime = Builder::new_current_thread()
             .enable_all()
@@ -183,8 +185,14 @@ fn watch(worker: &Worker, number: usize, generation: &Generation, notice: EventF
     .start()
 }
 
-/// Loads the modules and builds what connections share.
-fn prepare(number: usize, slot: Slot, generation: &Generation, handover: &Arc<Handover>) -> Result<Rc<Worker>, String> {
+/// Loads the modules and builds what connections share. The access log is `spare` if it cannot be opened.
+fn prepare(
+    number: usize,
+    slot: Slot,
+    generation: &Generation,
+    handover: &Arc<Handover>,
+    spare: Option<File>,
+) -> Result<Rc<Worker>, String> {
     let config = &generation.config;
     // Before a module is loaded: the handshake tells it.
     if let Some(cache) = &generation.cache {
@@ -220,7 +228,8 @@ fn prepare(number: usize, slot: Slot, generation: &Generation, handover: &Arc<Ha
         }));
     }
     fault::busy(None);
-    let access = AccessLog::open(&config.log, slot.log(), number, generation.number)
+    let about = access_log::about(number, std::process::id(), generation.number);
+    let access = AccessLog::open(&config.log, slot.log(), about, spare)
         .map_err(|error| format!("the access log cannot be opened: {error}"))?;
     Ok(Rc::new(Worker {
         slot,

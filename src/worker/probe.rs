@@ -86,7 +86,7 @@ fn ask(
         cache,
     };
     let handover = Handover::new().map_err(|error| format!("no channel for the probe: {error}"))?;
-    let worker = prepare(1, slot, &generation, &Arc::new(handover))?;
+    let worker = prepare(1, slot, &generation, &Arc::new(handover), None)?;
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default());
